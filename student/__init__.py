@@ -1,0 +1,1 @@
+"""The training side of seqkd: pseudolabels in, a measured student out."""

@@ -46,9 +46,9 @@ clean:  ## remove the environment, caches and the demo's runs
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(STAMP): | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install -qq --upgrade pip
 	$(MAKE) --no-print-directory .torch-$(DEVICE)
-	$(BIN)/python -m pip install --quiet -e '.[$(DEVICE),train,dev]'
+	$(BIN)/python -m pip install -qq -e '.[$(DEVICE),train,dev]'
 	$(MAKE) --no-print-directory .untorched-$(DEVICE)
 	$(BIN)/python -c 'import deepspeed, duckdb; from transformers import LlamaForCausalLM; from vllm import LLMEngine' >/dev/null
 	rm -f $(VENV)/.installed-*
@@ -63,13 +63,13 @@ $(BIN)/python:
 # Torch alone comes from PyTorch's index, and only if that answers; pip finds everything else.
 .torch-cpu:
 	$(BIN)/python -c 'import urllib.request as u; u.urlopen("$(TORCH_CPU_INDEX)/torch/", timeout=10)' 2>/dev/null \
-	&& $(BIN)/python -m pip install --quiet --no-deps --index-url $(TORCH_CPU_INDEX) torch==$(TORCH_CPU) \
-	|| $(BIN)/python -m pip install --quiet torch==$(TORCH_CPU)
+	&& $(BIN)/python -m pip install -qq --no-deps --index-url $(TORCH_CPU_INDEX) torch==$(TORCH_CPU) \
+	|| $(BIN)/python -m pip install -qq torch==$(TORCH_CPU)
 
 .torch-gpu:
 
 # From PyPI these are CUDA builds, and with a CPU torch they break `import transformers`.
 .untorched-cpu:
-	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(BIN)/python -m pip uninstall -qq --yes torchvision torchaudio torchcodec
 
 .untorched-gpu:

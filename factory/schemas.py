@@ -102,7 +102,22 @@ EVALS = pa.schema(
     ]
 )
 
-SIGNALS = pa.schema([("sample_id", ID), ("rank", pa.int32())])
+SIGNALS = pa.schema(
+    [
+        ("sample_id", ID),
+        ("rank", pa.int32()),
+        ("error", pa.bool_()),
+        ("truncated", pa.bool_()),
+        ("empty", pa.bool_()),
+        ("copy", pa.bool_()),
+        ("duplicate", pa.bool_()),
+        ("n_words_source", pa.int64()),
+        ("n_words_target", pa.int64()),
+        ("length_ratio", pa.float64()),
+        ("n_tokens", pa.int32()),
+        ("mean_logprob", pa.float64()),
+    ]
+)
 
 VERDICTS = pa.schema(
     [

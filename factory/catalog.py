@@ -1,0 +1,237 @@
+"""DuckDB over a run: the contract's views, a fence for SQL from outside, and `catalog.duckdb`.
+
+The views are the files of `sql/views`, over one relation `raw.TABLE` for every table a run stores:
+the Parquet files that records name, or an empty relation of the same types before there are any.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from factory import schemas
+from factory.errors import DamagedFile, QueryError, RunError
+from factory.files import replacing, shipped
+from factory.records import RunDirectory
+
+TABLES = {
+    "samples": schemas.SAMPLES,
+    "refused": schemas.REFUSED,
+    "candidates": schemas.CANDIDATES,
+    "signals": schemas.SIGNALS,
+    "verdicts": schemas.VERDICTS,
+    "logits": schemas.LOGITS,
+    "train_log": schemas.TRAIN_LOG,
+    "predictions": schemas.PREDICTIONS,
+    "evals": schemas.EVALS,
+}
+VIEWS = (  # in the order in which they build on each other
+    "samples",
+    "refused",
+    "candidates",
+    "signals",
+    "verdicts",
+    "pseudolabels",
+    "rejects",
+    "logits",
+    "logits_by_position",
+    "gold",
+    "train_log",
+    "predictions",
+    "evals",
+    "shards",
+)
+SHARD_COLUMNS = {
+    "shard": "BIGINT",
+    "samples": "BIGINT",
+    "candidates": "BIGINT",
+    "tokens": "BIGINT",
+    "seconds": "DOUBLE",
+    "files": 'STRUCT(path VARCHAR, "rows" BIGINT, sha256 VARCHAR)[]',
+}
+TABLE_FUNCTIONS = {"unnest", "range", "generate_series", "json_each", "json_tree"}
+MEMORY = 2 << 30
+STORAGE = "v1.4.0"  # the oldest DuckDB that should open catalog.duckdb
+
+Connection = duckdb.DuckDBPyConnection
+Naming = Callable[[Path], str]
+
+
+def connect(run: RunDirectory) -> Connection:
+    """Open all views of a run, for SQL of our own. Memory is bounded; the rest spills to the run.
+
+    Raises:
+        DamagedFile: a recorded file is missing.
+        RunError: a recorded file lies outside the run.
+    """
+    connection = duckdb.connect(config={"python_enable_replacements": False})
+    connection.execute(f"SET memory_limit = '{_memory()}B'")
+    connection.execute(f"SET temp_directory = {quoted(_spill(run))}")
+    _create_views(connection, run, str)
+    return connection
+
+
+def fenced(run: RunDirectory) -> Connection:
+    """Open all views of a run for SQL from outside: it can read recorded files and nothing else."""
+    connection = connect(run)
+    paths = _files(run)
+    allowed = ", ".join([_listed(paths, str), *(quoted(str(path)) for path in paths)])
+    connection.execute(f"SET allowed_paths = [{allowed if paths else ''}]")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    return connection
+
+
+def select(run: RunDirectory, sql: str) -> Connection:
+    """Run one statement that selects, fenced; the result is ready to be fetched.
+
+    Raises:
+        QueryError: it is not exactly one reading statement, or DuckDB refuses it.
+    """
+    connection = fenced(run)
+    try:
+        _check_reads(connection, sql)
+        return connection.execute(sql)
+    except duckdb.Error as error:
+        raise QueryError("sql", None, _first_line(error)) from None
+
+
+def refresh(run: RunDirectory) -> None:
+    """Write `catalog.duckdb` for the plain DuckDB shell, opened from the run's parent folder."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        replacing(run.path("catalog.duckdb")) as temporary,
+    ):
+        parent = Path(folder, "runs")  # a plain name: the setting splits at commas and globs
+        parent.symlink_to(run.root.parent, target_is_directory=True)
+        built = Path(folder, "catalog.duckdb")
+        _build(run, built, parent)
+        shutil.copyfile(built, temporary)
+
+
+def _build(run: RunDirectory, path: Path, parent: Path) -> None:
+    with duckdb.connect() as connection:
+        connection.execute(f"SET file_search_path = {quoted(str(parent))}")
+        connection.execute(f"ATTACH {quoted(str(path))} AS catalog (STORAGE_VERSION '{STORAGE}')")
+        connection.execute("USE catalog")
+        _create_views(connection, run, lambda file: str(file.relative_to(run.root.parent)))
+        connection.execute("USE memory; DETACH catalog")
+
+
+def quoted(text: str) -> str:
+    """`text` as an SQL string literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _create_views(connection: Connection, run: RunDirectory, name: Naming) -> None:
+    connection.execute("CREATE SCHEMA raw")
+    for table, schema in TABLES.items():
+        paths = _recorded(run, table)
+        relation = _parquet(paths, name) if paths else _empty(connection, schema)
+        connection.execute(f"CREATE VIEW raw.{table} AS {relation}")
+    connection.execute(f"CREATE VIEW raw.shards AS {_shards(_shard_paths(run), name)}")
+    for view in VIEWS:
+        connection.execute(shipped("sql").joinpath("views", f"{view}.sql").read_text("utf-8"))
+
+
+def _files(run: RunDirectory) -> list[Path]:
+    """Every file the views read."""
+    return [path for table in TABLES for path in _recorded(run, table)] + _shard_paths(run)
+
+
+def _recorded(run: RunDirectory, table: str) -> list[Path]:
+    return [_inside(run, run.path(file["path"])) for file in run.files(table)]
+
+
+def _shard_paths(run: RunDirectory) -> list[Path]:
+    return [_inside(run, path) for path in sorted(run.path("shards").glob("[0-9]*.json"))]
+
+
+def _inside(run: RunDirectory, path: Path) -> Path:
+    if not path.is_file():
+        raise DamagedFile(f"{path}: is missing, though a record names it")
+    if not path.resolve().is_relative_to(run.root):
+        raise RunError(path, None, "lies outside the run: copy it in place of the link")
+    return path
+
+
+def _parquet(paths: list[Path], name: Naming) -> str:
+    return f"SELECT * FROM read_parquet([{_listed(paths, name)}], hive_partitioning = false)"
+
+
+def _shards(paths: list[Path], name: Naming) -> str:
+    types = ", ".join(f"{column}: {quoted(kind)}" for column, kind in SHARD_COLUMNS.items())
+    if not paths:
+        nulls = (f"CAST(NULL AS {kind}) AS {column}" for column, kind in SHARD_COLUMNS.items())
+        return f"SELECT {', '.join(nulls)} WHERE false"
+    return (
+        f"SELECT * FROM read_json([{_listed(paths, name)}], format = 'unstructured', "
+        f"hive_partitioning = false, columns = {{{types}}})"
+    )
+
+
+def _listed(paths: list[Path], name: Naming) -> str:
+    """Paths as SQL literals that DuckDB takes as they stand, not as patterns."""
+    return ", ".join(quoted(re.sub(r"([*?\[])", r"[\1]", name(path))) for path in paths)
+
+
+def _empty(connection: Connection, schema: pa.Schema) -> str:
+    relation = connection.from_arrow(schema.empty_table())
+    pairs = zip(relation.columns, relation.types, strict=True)
+    columns = (f'CAST(NULL AS {kind}) AS "{name}"' for name, kind in pairs)
+    return f"SELECT {', '.join(columns)} WHERE false"
+
+
+def _check_reads(connection: Connection, sql: str) -> None:
+    """Refuse all but one statement that selects, and changes nothing on the way.
+
+    The fence is not enough: DuckDB runs COPY inside WITH, and would overwrite a file it may read.
+    It binds such a WITH at the top level only, so the statement is bound as a subquery first; and
+    the table functions that run SQL of their own (`query`, `json_execute_serialized_sql`) are out.
+    """
+    statements = duckdb.extract_statements(sql)
+    if len(statements) != 1:
+        raise QueryError("sql", sql, f"holds {len(statements)} statements: write one SELECT")
+    if statements[0].type != duckdb.StatementType.SELECT:
+        kind = statements[0].type.name
+        raise QueryError("sql", sql, f"is a statement of kind {kind}: write one SELECT")
+    [tree] = connection.execute("SELECT json_serialize_sql($1)", [sql]).fetchall()[0]
+    for function in _table_functions(json.loads(tree)):
+        if function not in TABLE_FUNCTIONS:
+            raise QueryError("sql", function, f"cannot be read: use the views {', '.join(VIEWS)}")
+    connection.execute(f"EXPLAIN FROM query({quoted(sql)})")
+
+
+def _table_functions(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        if node.get("type") == "TABLE_FUNCTION":
+            yield node["function"]["function_name"]
+        node = list(node.values())
+    if isinstance(node, list):
+        for child in node:
+            yield from _table_functions(child)
+
+
+def _first_line(error: duckdb.Error) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _spill(run: RunDirectory) -> str:
+    """Where a connection spills; DuckDB makes the folder when it needs it, and removes it."""
+    return str(run.path(f".spill-{uuid.uuid4().hex[:8]}"))
+
+
+def _memory() -> int:
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(MEMORY, physical // 2)

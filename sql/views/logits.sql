@@ -1,0 +1,10 @@
+-- A row is a target's distributions, flat: n_tokens x k where every position holds k entries, else
+-- k is NULL and widths says how many each position holds. Log-probabilities are natural, at T = 1.
+CREATE VIEW logits AS
+SELECT
+    sample_id, origin, rank, n_tokens, k, widths, token_ids, token_logprobs,
+    topk_ids, topk_logprobs, tail_logprob, counts, draws, prompt_hash
+FROM raw.logits
+SEMI JOIN (
+    SELECT sample_id, prompt_hash FROM raw.samples WHERE split IN ('train', 'unlabeled')
+) USING (sample_id, prompt_hash);

@@ -1,0 +1,116 @@
+"""Small runs made by hand: what the steps would have written, for tests of what reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from factory import schemas
+from factory.files import write_json
+from factory.manifest import Manifest
+from factory.records import FileRecord, RunDirectory
+from factory.shards import write_part
+
+Row = dict[str, Any]
+SIGNATURE = {"made": "by hand"}
+MANIFEST: dict[str, Any] = {
+    "name": "hand",
+    "data": {"train": {"path": "/nowhere/train.tsv"}},
+    "teacher": {"model": "some/teacher"},
+}
+
+
+def make_run(root: Path, **sections: Any) -> RunDirectory:
+    """A run directory that has done nothing yet; `sections` replace those of the manifest."""
+    run = RunDirectory(root)
+    run.adopt(Manifest.model_validate(MANIFEST | sections))
+    return run
+
+
+def part(run: RunDirectory, table: str, rows: Iterable[Row], schema: pa.Schema) -> FileRecord:
+    """One recorded part of a table, at `TABLE/part-0.parquet`, absent columns NULL."""
+    return _part(run, run.path(table, "part-0.parquet"), table, rows, schema)
+
+
+def add_samples(run: RunDirectory, rows: Iterable[Row], refused: Iterable[Row] = ()) -> None:
+    """Finish the samples step. A row needs sample_id and source; the rest has defaults."""
+    filled = [_sample(i, row) for i, row in enumerate(rows)]
+    files = [part(run, "samples", filled, schemas.SAMPLES)]
+    if refused := list(refused):
+        files.append(part(run, "refused", refused, schemas.REFUSED))
+    run.finish("samples", "samples-key", 0.1, files=files)
+
+
+def add_shard(
+    run: RunDirectory, shard: int, candidates: Iterable[Row], logits: Iterable[Row] = ()
+) -> None:
+    """Finish a shard. A candidate needs sample_id, and text or error; the rest has defaults."""
+    rows = [_candidate(row) for row in candidates]
+    name = f"{shard:05d}"
+    path = run.path("candidates", f"{name}.parquet")
+    files = [_part(run, path, "candidates", rows, schemas.CANDIDATES)]
+    if distributions := [_hashed(row) for row in logits]:
+        path = run.path("logits", f"{name}.parquet")
+        files.append(_part(run, path, "logits", distributions, schemas.LOGITS))
+    record = {
+        "shard": shard,
+        "samples": len({row["sample_id"] for row in rows}),
+        "candidates": len(rows),
+        "tokens": sum(row.get("n_tokens") or 0 for row in rows),
+        "seconds": 2.0,
+        "files": files,
+    }
+    write_json(run.path("shards", f"{name}.json"), record)
+
+
+def finish_generate(run: RunDirectory) -> None:
+    """Record that every shard is done."""
+    run.note(teacher={"model": "some/teacher", "fingerprint": "teacher-print", "vocab_size": 100})
+    run.finish("generate", "generate-key", 2.0)
+
+
+def _part(
+    run: RunDirectory, path: Path, table: str, rows: Iterable[Row], schema: pa.Schema
+) -> FileRecord:
+    built = pa.Table.from_pylist(list(rows), schema=schema)
+    return write_part(run, path, table, built.to_batches(), schema, SIGNATURE)
+
+
+def _sample(index: int, row: Row) -> Row:
+    defaults = {
+        "split": "train",
+        "gold_visible": False,
+        "prompt": row["source"],
+        "n_prompt_tokens": len(row["source"].split()),
+        "meta": "{}",
+        "prompt_ids": list(range(len(row["source"].split()))),
+        "prompt_hash": 1,
+        "row": index,
+    }
+    return defaults | row
+
+
+def _candidate(row: Row) -> Row:
+    if row.get("error"):
+        return {"rank": 0, "prompt_hash": 1, "finish_reason": "error", "ordinal": 0} | row
+    tokens = len(row["text"].split()) + 1
+    defaults = {
+        "prompt_hash": 1,
+        "rank": 0,
+        "score": -0.5,
+        "token_ids": list(range(tokens)),
+        "n_tokens": tokens,
+        "sum_logprob": -0.5 * tokens,
+        "mean_logprob": -0.5,
+        "finish_reason": "stop",
+        "ordinal": 0,
+        "seed": 17,
+    }
+    return defaults | row
+
+
+def _hashed(row: Row) -> Row:
+    return {"prompt_hash": 1, "origin": "candidate", "rank": 0} | row

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import json
+import os
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class SeqkdError(Exception):
     """Anything seqkd raises on purpose. Ends a command with `exit_status`, in one line."""
 
     exit_status = 1
+
+
+class Told(SeqkdError):
+    """An error of a worker process, with the words and the exit status it ended with."""
+
+    def __init__(self, message: str, exit_status: int) -> None:
+        self.exit_status = exit_status
+        super().__init__(message)
 
 
 class StepFailed(SeqkdError):
@@ -53,6 +65,19 @@ class QueryError(UserError):
 
 class RunError(UserError):
     """A run directory in a state that does not allow what is asked."""
+
+
+TELL_FAILURE_TO = "SEQKD_FAILURE"
+
+
+def tell_parent(error: SeqkdError) -> int:
+    """Leave an error where the parent process looks for it; returns the status to exit with."""
+    told = {"message": str(error), "exit_status": error.exit_status}
+    if place := os.environ.get(TELL_FAILURE_TO):
+        Path(place).write_text(json.dumps(told), encoding="utf-8")
+    else:
+        sys.stderr.write(f"seqkd: {error}\n")
+    return error.exit_status
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

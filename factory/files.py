@@ -39,6 +39,13 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def replace_json(path: Path, value: Any) -> None:
+    """Replace a small JSON file that may be lost in a crash, such as a report of progress."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
+    temporary.write_text(json.dumps(value), encoding="utf-8")
+    os.replace(temporary, path)
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file that `write_json` wrote."""
     return json.loads(path.read_text(encoding="utf-8"))

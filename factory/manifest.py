@@ -279,17 +279,20 @@ class DeepSpeed(Section):
     launcher: tuple[str, ...] = Field((), description="more options of the deepspeed command")
 
 
-DEFAULT_STAGES = (
-    Stage(name="pseudolabel", data="pseudolabels", epochs=4, learning_rate=1e-3),
-    Stage(name="gold", data="gold", epochs=4, learning_rate=2e-4),
-)
+PSEUDOLABEL_STAGE = {
+    "name": "pseudolabel",
+    "data": "pseudolabels",
+    "epochs": 4,
+    "learning_rate": 1e-3,
+}
+GOLD_STAGE = {"name": "gold", "data": "gold", "epochs": 4, "learning_rate": 2e-4}
 
 
 class Student(Section):
     """The model to train, and the stages it goes through, in order."""
 
     init: Init
-    stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = DEFAULT_STAGES
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     dtype: Literal["float32", "bfloat16"] = "float32"
     deepspeed: DeepSpeed = DeepSpeed()
     processes: Positive = 1
@@ -331,6 +334,19 @@ class Manifest(Section):
     judge: Judge = Judge()
     student: Student | None = None
     evaluate: Evaluate = Evaluate()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_stages(cls, tree: Any) -> Any:
+        """Pseudolabels first, where a teacher makes them; gold last, where there is any."""
+        student = tree.get("student") if isinstance(tree, dict) else None
+        if not isinstance(student, dict) or "stages" in student:
+            return tree
+        stages = [PSEUDOLABEL_STAGE] if tree.get("teacher") else []
+        data = tree.get("data")
+        if isinstance(data, dict) and data.get("train"):
+            stages.append(GOLD_STAGE)
+        return tree | {"student": student | {"stages": stages}}
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from factory.errors import RunError
 from factory.files import read_json, write_json
@@ -32,6 +32,7 @@ LIBRARIES = (
     "sacrebleu",
 )
 
+LOCK_PATIENCE = 10.0
 FileRecord = dict[str, Any]  # path relative to the run, rows, sha256
 
 
@@ -122,21 +123,31 @@ class RunDirectory:
         return [file for file in listed if file["table"] == table]
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the run for one writing process; readers need no lock.
+    def locked(self) -> Iterator[int]:
+        """Hold the run for one writer, and yield the lock's file descriptor for its workers.
+
+        The lock stands until the last process that holds the descriptor is gone, so that a worker
+        that outlives its killed parent for a moment never meets a second one.
 
         Raises:
-            RunError: another process is writing to this run.
+            RunError: another process is still writing to this run after `LOCK_PATIENCE` seconds.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         with self.path("run.lock").open("w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunError(
-                    self.root, None, "another seqkd is at work here: wait for it"
-                ) from None
-            yield
+            patience = time.monotonic() + LOCK_PATIENCE
+            while not _try_lock(handle):
+                if time.monotonic() > patience:
+                    raise RunError(self.root, None, "another seqkd is at work here: wait for it")
+                time.sleep(0.1)
+            yield handle.fileno()
+
+
+def _try_lock(handle: IO[str]) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def library_versions() -> dict[str, str]:

@@ -1,0 +1,75 @@
+"""`seqkd check`: everything about a run that can be known without loading a model."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from factory.catalog import connect
+from factory.manifest import Manifest
+from factory.records import RunDirectory
+from factory.samples import build_samples
+from factory.steps import Plan, make_plan
+
+# Bytes a candidate row takes beyond its distributions; a (id, log-probability) pair on the float16
+# grid, and in float32. Measured on English–French captions, see docs/results.
+ROW_BYTES = 160
+PAIR_BYTES = {"half": 3.0, "exact": 4.6}
+
+
+def check_manifest(manifest: Manifest) -> dict[str, Any]:
+    """Read every row as a run would, into a folder that is thrown away.
+
+    Returns:
+        rows by split, refused rows, rows that do not fit the context, shards, estimated bytes.
+
+    Raises:
+        UserError: the manifest, its models or its data are at fault.
+    """
+    plan = make_plan(manifest)
+    with tempfile.TemporaryDirectory(prefix="seqkd-check-") as folder:
+        run = RunDirectory(Path(folder) / "run")
+        run.adopt(manifest)
+        build_samples(run, manifest, plan.prompter, key="check")
+        return _figures(plan, run)
+
+
+def _figures(plan: Plan, run: RunDirectory) -> dict[str, Any]:
+    read = run.step("samples")
+    facts: dict[str, Any] = {
+        "rows": read["rows"],
+        "refused": read["refused"],
+        "visible_gold": read["visible_gold"],
+        "in_test_too": read["overlap"].get("test", 0),
+        "in_validation_too": read["overlap"].get("validation", 0),
+    }
+    if plan.teacher is None:
+        return facts
+    sources, unfit, tokens = _prompts(run, plan.teacher.context)
+    return facts | {
+        "do_not_fit": unfit,
+        "shards": math.ceil(sources / plan.manifest.generate.shard_size),
+        "estimated_bytes": round(sources * ROW_BYTES + tokens * _token_bytes(plan.manifest)),
+    }
+
+
+def _prompts(run: RunDirectory, context: int | None) -> tuple[int, int, int]:
+    """Sources to decode, those whose prompt leaves no room, and the tokens their targets may take.
+
+    A target is taken to be as long as its prompt.
+    """
+    with connect(run) as database:
+        [row] = database.execute(
+            "SELECT count(*), count(*) FILTER (n_prompt_tokens >= $context), sum(n_prompt_tokens)"
+            " FROM samples WHERE split IN ('train', 'unlabeled')",
+            {"context": context or 2**31 - 1},
+        ).fetchall()
+    return int(row[0]), int(row[1]), int(row[2] or 0)
+
+
+def _token_bytes(manifest: Manifest) -> float:
+    if manifest.logits.capture == "none":
+        return 4.0
+    return 12.0 + manifest.logits.k * PAIR_BYTES[manifest.logits.precision]

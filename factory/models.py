@@ -1,0 +1,87 @@
+"""Facts about a model that can be known without loading it: its configuration and fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from factory.errors import ManifestError
+from factory.files import read_json
+
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+SAMPLED_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What a configuration says. `context` is in tokens, None where the model sets no limit."""
+
+    model: str
+    revision: str | None
+    model_type: str
+    vocab_size: int
+    context: int | None
+    encoder_decoder: bool
+    fingerprint: str
+
+    def as_record(self) -> dict[str, Any]:
+        """The facts as `run.json` keeps them."""
+        return asdict(self)
+
+
+def model_facts(model: str, revision: str | None, place: str) -> ModelFacts:
+    """Read a model's `config.json` from its folder or its hub.
+
+    Raises:
+        ManifestError: there is no such model, or its configuration names no vocabulary.
+    """
+    folder, commit = _local_folder(model, revision, place)
+    config = read_json(folder / "config.json")
+    text = config.get("text_config", config)
+    if "vocab_size" not in text:
+        raise ManifestError(place, model, "its config.json names no vocab_size: not a text model")
+    return ModelFacts(
+        model=model,
+        revision=revision,
+        model_type=config.get("model_type", "unknown"),
+        vocab_size=text["vocab_size"],
+        context=next((text[key] for key in CONTEXT_KEYS if text.get(key)), None),
+        encoder_decoder=bool(config.get("is_encoder_decoder")),
+        fingerprint=commit or _fingerprint(folder),
+    )
+
+
+def _local_folder(model: str, revision: str | None, place: str) -> tuple[Path, str | None]:
+    """The folder with `config.json`, and the commit where a hub names one."""
+    if Path(model).is_absolute():
+        if not (Path(model) / "config.json").is_file():
+            raise ManifestError(place, model, "holds no config.json: check the path of the model")
+        return Path(model), None
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    except ImportError:
+        remedy = "hub models need huggingface_hub: pip install 'seqkd[train]', or give a folder"
+        raise ManifestError(place, model, remedy) from None
+    try:
+        path = Path(hf_hub_download(model, "config.json", revision=revision))
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
+        reason = " ".join(str(error).split())[:160]
+        remedy = f"is neither a folder nor a model the hub gives: {reason}"
+        raise ManifestError(place, model, remedy) from None
+    return path.parent, path.parent.name
+
+
+def _fingerprint(folder: Path) -> str:
+    """Digest of a model folder: whole small files; size, head and tail of the weights."""
+    digest = hashlib.sha256()
+    weights = sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.bin"))
+    for path in [folder / "config.json", *weights]:
+        digest.update(f"{path.name}:{path.stat().st_size}".encode())
+        with path.open("rb") as stream:
+            digest.update(stream.read(SAMPLED_BYTES))
+            stream.seek(max(0, path.stat().st_size - SAMPLED_BYTES))
+            digest.update(stream.read(SAMPLED_BYTES))
+    return digest.hexdigest()[:16]

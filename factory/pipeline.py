@@ -1,0 +1,250 @@
+"""A run from sources to card: each step done once, resumed where it stopped, redone when it must."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from factory import card, catalog, judge, steps
+from factory.errors import RunError, UserError
+from factory.generate import count_pending
+from factory.inheritance import take_over
+from factory.manifest import Manifest
+from factory.records import STEPS, RunDirectory
+from factory.samples import build_samples
+from factory.steps import Plan, make_plan
+from factory.workers import launcher_command, module_command, run_worker
+
+Told = Callable[[str, str], None]  # step, what became of it
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run under the lock of this process."""
+
+    run: RunDirectory
+    plan: Plan
+    lock: int
+    fresh: bool
+    tell: Told
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest this job follows."""
+        return self.plan.manifest
+
+
+def run_steps(
+    root: Path,
+    manifest: Manifest,
+    wanted: Sequence[str] = STEPS,
+    *,
+    limit: int | None = None,
+    fresh: bool = False,
+    tell: Told = lambda step, outcome: None,
+) -> RunDirectory:
+    """Bring the wanted steps of a run up to date, in order.
+
+    `limit` makes the run a pilot on so many sources; None leaves a run what it is. `fresh` agrees to throw away what a changed manifest makes stale: the teacher's generations,
+    or a student trained on other verdicts. A run directory that this call began and whose
+    manifest or data turn out to be at fault is removed again.
+
+    Raises:
+        SeqkdError: a step failed, or a change would throw work away and `fresh` is not set.
+    """
+    run = RunDirectory(root)
+    plan = make_plan(manifest, run.record().get("limit", 0) if limit is None else limit)
+    with _clean_start(run), run.locked() as lock:
+        job = Job(run, plan, lock, fresh, tell)
+        _agree(job)
+        run.adopt(manifest)
+        for step in plan.steps():
+            if step == "samples" or step in wanted:
+                _require_before(job, step, wanted)
+                DO[step](job)
+                catalog.refresh(run)
+    return run
+
+
+@contextmanager
+def _clean_start(run: RunDirectory) -> Iterator[None]:
+    """Remove a run that did not get past its samples, unless it stood there before."""
+    stood = run.root.exists()
+    parent_stood = run.root.parent.exists()
+    try:
+        yield
+    except UserError:
+        if not stood and not run.step("samples"):
+            shutil.rmtree(run.root, ignore_errors=True)
+            if not parent_stood:
+                run.root.parent.rmdir()
+        raise
+
+
+def _agree(job: Job) -> None:
+    """Ask for `--fresh` before generations are thrown away, and then throw them away."""
+    shards = job.run.shard_records()
+    if not shards or job.plan.teacher is None or job.manifest.candidates_from:
+        return
+    stale = [shard for shard in shards if shard["key"] != steps.generate_key(job.plan)]
+    if not stale:
+        return
+    if not job.fresh:
+        candidates = sum(shard["candidates"] for shard in stale)
+        remedy = (
+            f"holds {candidates} candidates made with another teacher, prompt or decoding: "
+            "--fresh throws them away, --run-dir DIR keeps them"
+        )
+        raise RunError(job.run.root, None, remedy)
+    # Records first: a file without a record is as good as gone.
+    for folder in ("shards", "candidates", "logits"):
+        shutil.rmtree(job.run.path(folder), ignore_errors=True)
+    job.run.forget(("generate",))
+
+
+def _require_before(job: Job, step: str, wanted: Sequence[str]) -> None:
+    """A single step stands on the ones before it."""
+    order = job.plan.steps()
+    for before in order[: order.index(step)]:
+        if before in NEEDS[step] and before not in wanted and not job.run.step(before):
+            remedy = f"{step} needs {before}: seqkd {before} first, or seqkd run"
+            raise RunError(job.run.root, None, remedy)
+
+
+def _samples(job: Job) -> None:
+    key = steps.samples_key(job.plan)
+    teacher = job.plan.teacher
+    facts = {
+        "teacher": teacher.as_record() if teacher else None,
+        "tokenizer": {"fingerprint": job.plan.tokenizer},
+        "limit": job.plan.limit,
+    }
+    if _stands(job, "samples", key):
+        job.run.note(**facts)
+        return
+    build_samples(job.run, job.manifest, job.plan.prompter, key, job.plan.limit)
+    job.run.note(**facts)
+    _remove_others(job.run.path("samples"), job.run.files("samples") + job.run.files("refused"))
+    job.tell("samples", "done")
+
+
+def _generate(job: Job) -> None:
+    key = steps.generate_key(job.plan)
+    if job.manifest.candidates_from:
+        take_over(job.run, RunDirectory.existing(Path(job.manifest.candidates_from)), key)
+        _require_all_taken(job, job.manifest.candidates_from)
+        job.tell("generate", "taken over")
+        return
+    if job.run.step("generate").get("key") == key and count_pending(job.run) == 0:
+        job.tell("generate", "stands")
+        return
+    run_worker(job.run, "generate", [*module_command("factory.generate", job.run), key], job.lock)
+    job.tell("generate", "done")
+
+
+def _require_all_taken(job: Job, other: str) -> None:
+    if missing := count_pending(job.run):
+        remedy = f"holds no candidate for {missing} of this run's sources: generate them there"
+        raise RunError(other, None, remedy)
+
+
+def _judge(job: Job) -> None:
+    key = steps.judge_key(job.plan, job.run)
+    if _stands(job, "judge", key):
+        return
+    judge.judge(job.run, key)
+    job.tell("judge", "done")
+
+
+def _train(job: Job) -> None:
+    key = steps.train_key(job.plan, job.run)
+    if _stands(job, "train", key):
+        return
+    _agree_to_retrain(job)
+    student = job.manifest.student
+    if student is None:
+        return
+    environment = {"DS_ACCELERATOR": "cpu"} if not _has_cuda() else {}
+    run_worker(job.run, "train", module_command("student.prepare", job.run, key), job.lock)
+    command = launcher_command(
+        "student.train", job.run, student.processes, _free_port(), student.deepspeed.launcher
+    )
+    run_worker(job.run, "train", [*command, key], job.lock, environment)
+    rules = steps.rules_key(job.manifest)
+    job.run.note(trained_with={"rules": rules, "verdicts": job.run.step("judge").get("key")})
+    job.tell("train", "done")
+
+
+def _agree_to_retrain(job: Job) -> None:
+    """A changed rule alone does not retrain a student unasked."""
+    before = job.run.record().get("trained_with")
+    if not before or not job.run.step("train") or job.fresh or job.plan.teacher is None:
+        return
+    if before["rules"] != steps.rules_key(job.manifest):
+        remedy = (
+            "the rules now select other targets than the student was trained on: "
+            "--fresh trains it anew, or restore the rules"
+        )
+        raise RunError(job.run.root, None, remedy)
+
+
+def _evaluate(job: Job) -> None:
+    key = steps.evaluate_key(job.plan, job.run)
+    if _stands(job, "evaluate", key):
+        return
+    run_worker(job.run, "evaluate", module_command("student.evaluate", job.run, key), job.lock)
+    job.tell("evaluate", "done")
+
+
+def _card(job: Job) -> None:
+    key = steps.card_key(job.plan, job.run)
+    if _stands(job, "card", key):
+        return
+    card.write_card(job.run, key)
+    job.tell("card", "done")
+
+
+DO: dict[str, Callable[[Job], None]] = {
+    "samples": _samples,
+    "generate": _generate,
+    "judge": _judge,
+    "train": _train,
+    "evaluate": _evaluate,
+    "card": _card,
+}
+NEEDS: dict[str, tuple[str, ...]] = {
+    "samples": (),
+    "generate": (),
+    "judge": ("generate",),
+    "train": ("judge",),
+    "evaluate": ("train",),
+    "card": (),
+}
+
+
+def _stands(job: Job, step: str, key: str) -> bool:
+    stands: bool = job.run.step(step).get("key") == key
+    if stands:
+        job.tell(step, "stands")
+    return stands
+
+
+def _remove_others(folder: Path, recorded: Sequence[dict[str, str]]) -> None:
+    names = {Path(file["path"]).name for file in recorded}
+    for path in folder.iterdir():
+        if path.name not in names:
+            path.unlink()
+
+
+def _has_cuda() -> bool:
+    return shutil.which("nvidia-smi") is not None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

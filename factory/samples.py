@@ -1,0 +1,244 @@
+"""The first step: every input row read, refused or identified, its prompt encoded, and stored."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from factory.errors import ManifestError, SourceError
+from factory.files import shipped
+from factory.manifest import Manifest
+from factory.progress import Advance, progress
+from factory.prompts import Prompter, prompt_hashes
+from factory.records import FileRecord, RunDirectory
+from factory.schemas import REFUSED, SAMPLES
+from factory.shards import part_writer, write_part
+from factory.sources import BATCH, Refusal, Row, read_split
+
+MEMORY = "512MB"
+RAW = pa.schema(
+    [
+        ("split", pa.string()),
+        ("split_order", pa.int32()),
+        ("row", pa.int64()),
+        ("file", pa.string()),
+        ("line", pa.int64()),
+        ("key", pa.string()),
+        ("source", pa.string()),
+        ("gold", pa.string()),
+        ("meta", pa.string()),
+        ("prompt", pa.string()),
+        ("n_prompt_tokens", pa.int32()),
+        ("prompt_ids", pa.list_(pa.int32())),
+        ("prompt_hash", pa.int64()),
+    ]
+)
+
+
+@dataclass
+class Intake:
+    """What has been read so far: usable rows by split, and the rows set aside."""
+
+    refused_writer: pq.ParquetWriter
+    rows: dict[str, int] = field(default_factory=dict)
+    refused: int = 0
+    _waiting: list[Refusal] = field(default_factory=list)
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Set a row aside, with its reason."""
+        self.refused += 1
+        self._waiting.append(refusal)
+        if len(self._waiting) == BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the refused rows that still wait in memory."""
+        rows = [{"file": r.file, "line": r.line, "reason": r.reason} for r in self._waiting]
+        self.refused_writer.write(pa.Table.from_pylist(rows, schema=REFUSED))
+        self._waiting.clear()
+
+
+def build_samples(
+    run: RunDirectory,
+    manifest: Manifest,
+    prompter: Prompter,
+    key: str,
+    limit: int = 0,
+) -> None:
+    """Read every split into `samples/`, and record the step under `key`.
+
+    Raises:
+        SourceError: a row cannot be used and `data.bad_rows` is `error`, or no row is left.
+        ManifestError: training rows stand in the test split and `data.overlap` is `error`.
+    """
+    began = time.monotonic()
+    work = run.path("samples.tmp")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    refused_path = run.path("samples", f"{key}-refused.parquet")
+    try:
+        with part_writer(run, refused_path, "refused", REFUSED, {"samples": key}) as (
+            writer,
+            refused,
+        ):
+            intake = Intake(writer)
+            parts = [
+                _read(run, manifest, prompter, split, order, intake, work)
+                for order, split in enumerate(manifest.data.splits())
+            ]
+            _require_rows(intake)
+            with _database(work) as database:
+                database.read_parquet([str(part) for part in parts]).create_view("raw")
+                overlap = _overlap(manifest, database, intake)
+                stored, golden = _store(run, manifest, database, key, limit)
+            intake.flush()
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    run.finish(
+        "samples",
+        key,
+        time.monotonic() - began,
+        files=[stored, refused],
+        rows=intake.rows,
+        refused=intake.refused,
+        overlap=overlap,
+        visible_gold=golden,
+        limit=limit,
+    )
+
+
+def _read(
+    run: RunDirectory,
+    manifest: Manifest,
+    prompter: Prompter,
+    split: str,
+    order: int,
+    intake: Intake,
+    work: Path,
+) -> Path:
+    part = work / f"{split}.parquet"
+    entries = read_split(manifest.data.splits()[split])
+    with progress(f"reading {split}", None) as advance:
+        rows = _usable(entries, manifest, intake)
+        batches = _batches(rows, prompter, split, order, intake, advance)
+        write_part(run, part, "raw", batches, RAW, {})
+    return part
+
+
+def _usable(entries: Iterable[Row | Refusal], manifest: Manifest, intake: Intake) -> Iterator[Row]:
+    for entry in entries:
+        if isinstance(entry, Row):
+            yield entry
+        elif manifest.data.bad_rows == "error":
+            remedy = f"{entry.reason}: mend it, or set data.bad_rows to set_aside"
+            raise SourceError(f"{entry.file}:{entry.line}", None, remedy)
+        else:
+            intake.refuse(entry)
+
+
+def _batches(
+    rows: Iterator[Row],
+    prompter: Prompter,
+    split: str,
+    order: int,
+    intake: Intake,
+    advance: Advance,
+) -> Iterator[pa.RecordBatch]:
+    intake.rows[split] = 0
+    while batch := list(itertools.islice(rows, BATCH)):
+        first = intake.rows[split]
+        intake.rows[split] += len(batch)
+        yield _encode(batch, prompter, split, order, first)
+        advance(len(batch))
+
+
+def _encode(
+    batch: list[Row], prompter: Prompter, split: str, order: int, first: int
+) -> pa.RecordBatch:
+    texts, encoded = prompter.encode([{**row.meta, "source": row.source} for row in batch])
+    known = prompter.tokenizer is not None
+    nothing = [None] * len(batch)
+    columns = {
+        "split": [split] * len(batch),
+        "split_order": [order] * len(batch),
+        "row": range(first, first + len(batch)),
+        "file": [row.file for row in batch],
+        "line": [row.line for row in batch],
+        "key": [row.key for row in batch],
+        "source": [row.source for row in batch],
+        "gold": [row.gold for row in batch],
+        "meta": [json.dumps(row.meta, ensure_ascii=False, default=str) for row in batch],
+        "prompt": texts,
+        "n_prompt_tokens": [len(ids) for ids in encoded] if known else nothing,
+        "prompt_ids": encoded if known else nothing,
+        "prompt_hash": prompt_hashes(encoded) if known else nothing,
+    }
+    arrays = [pa.array(columns[f.name], type=f.type) for f in RAW]
+    return pa.RecordBatch.from_arrays(arrays, schema=RAW)
+
+
+def _require_rows(intake: Intake) -> None:
+    for name, count in intake.rows.items():
+        if count == 0:
+            remedy = f"no usable row ({intake.refused} refused): check the file"
+            raise SourceError(f"data.{name}", None, remedy)
+
+
+def _overlap(
+    manifest: Manifest, database: duckdb.DuckDBPyConnection, intake: Intake
+) -> dict[str, int]:
+    """Count training rows that stand in held-out splits; refuse or drop those of the test split."""
+    counts = {}
+    for held_out in ("validation", "test"):
+        found = database.execute(_sql("overlap"), {"held_out": held_out}).fetchall()
+        counts[held_out] = len(found)
+        if not found or held_out == "validation":
+            continue
+        split, file, line = found[0]
+        if manifest.data.overlap == "error":
+            remedy = (
+                f"{len(found)} {split} sources stand in the test split, the first at "
+                f"{file}:{line}: set data.overlap to drop or keep"
+            )
+            raise ManifestError("data.overlap", None, remedy)
+        if manifest.data.overlap == "drop":
+            for _, file, line in found:
+                intake.refuse(Refusal(file, line, "its source stands in the test split"))
+    return counts
+
+
+def _store(
+    run: RunDirectory, manifest: Manifest, database: duckdb.DuckDBPyConnection, key: str, limit: int
+) -> tuple[FileRecord, int]:
+    """Identify and store the rows; exactly round(f·n) training rows show their gold."""
+    drop = manifest.data.overlap == "drop"
+    values = {"drop_overlap": drop, "limit": limit, "seed": str(manifest.seed)}
+    database.execute(_sql("identify"), values)
+    counted = database.execute("SELECT count(gold_rank) FROM identified").fetchone()
+    fraction = manifest.data.train.gold_fraction if manifest.data.train else 0.0
+    visible = round(fraction * (counted[0] if counted else 0))
+    rows = database.execute(_sql("samples"), {"visible": visible}).to_arrow_reader(BATCH)
+    path = run.path("samples", f"{key}.parquet")
+    return write_part(run, path, "samples", rows, SAMPLES, {"samples": key}), visible
+
+
+def _database(work: Path) -> duckdb.DuckDBPyConnection:
+    database = duckdb.connect(":memory:")
+    database.execute(f"SET memory_limit = '{MEMORY}'")
+    database.execute("SET temp_directory = ?", [str(work)])
+    # One thread keeps the rows in file order and the memory flat.
+    database.execute("SET threads = 1")
+    return database
+
+
+def _sql(name: str) -> str:
+    return (shipped("sql") / "samples" / f"{name}.sql").read_text(encoding="utf-8")

@@ -1,0 +1,242 @@
+"""Sources as they lie on disk: JSONL, TSV, CSV, Parquet and line-aligned text, streamed.
+
+A row that cannot be used becomes a `Refusal` with its file and line; nothing is skipped in silence.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import itertools
+import json
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+from factory.errors import SourceError, nearest
+from factory.manifest import Split
+
+COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
+BATCH = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A usable input row: its place, source, gold, the user's id, and its other fields."""
+
+    file: str
+    line: int
+    source: str
+    gold: str | None
+    key: str | None
+    meta: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An input row that cannot be used, and why."""
+
+    file: str
+    line: int
+    reason: str
+
+
+Parsed = dict[str, Any] | str  # a row's fields, or the reason why there are none
+
+
+def read_split(split: Split) -> Iterator[Row | Refusal]:
+    """Stream one split's rows in file order, never more than a few at a time in memory.
+
+    Raises:
+        SourceError: a file is missing, of an unknown kind, or lacks a named column.
+    """
+    try:
+        yield from _read_columns(split) if split.path else _read_lines(split)
+    except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError, pa.ArrowInvalid) as error:
+        files = " or ".join(split_files(split))
+        raise SourceError(files, None, f"is damaged or cut short: {error}") from None
+
+
+def split_files(split: Split) -> list[str]:
+    """The files that a split is read from."""
+    by_line = [split.source, split.target]
+    return [split.path] if split.path else [file for file in by_line if file]
+
+
+def content_digest(file: str) -> str:
+    """SHA-256 of an input file's stored bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with _opened(file, None) as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _read_lines(split: Split) -> Iterator[Row | Refusal]:
+    sources = _lines(split.source)
+    targets: Iterator[str | None] = itertools.repeat(None)
+    if split.target:
+        targets = itertools.chain(_lines(split.target), itertools.repeat(_END))
+    count = 0
+    for count, (source, target) in enumerate(zip(sources, targets, strict=False), 1):
+        if target is _END:
+            yield Refusal(split.source, count, f"has no counterpart: {split.target} is shorter")
+        else:
+            yield _usable(split.source, count, source, target, None, {})
+    if split.target:
+        surplus = itertools.takewhile(lambda line: line is not _END, targets)
+        for line, _ in enumerate(surplus, count + 1):
+            yield Refusal(split.target, line, f"has no counterpart: {split.source} is shorter")
+
+
+_END = "\0end of file\0"
+
+
+def _read_columns(split: Split) -> Iterator[Row | Refusal]:
+    file = str(split.path)
+    for line, parsed in _reader(file)(file):
+        if isinstance(parsed, str):
+            yield Refusal(file, line, parsed)
+        else:
+            yield _from_fields(split, file, line, parsed)
+
+
+def _from_fields(split: Split, file: str, line: int, fields: dict[str, Any]) -> Row | Refusal:
+    named = [column for column in (split.source, split.target, split.id) if column]
+    for column in named:
+        if column not in fields:
+            return Refusal(file, line, f"has no field {column!r}: {nearest(column, fields)}")
+    key = None if split.id is None else fields[split.id]
+    if split.id and key in (None, ""):
+        return Refusal(file, line, f"field {split.id!r} is empty")
+    gold = fields[split.target] if split.target else None
+    meta = {name: value for name, value in fields.items() if name not in named}
+    return _usable(file, line, fields[split.source], gold, None if key is None else str(key), meta)
+
+
+def _usable(
+    file: str, line: int, source: Any, gold: Any, key: str | None, meta: dict[str, Any]
+) -> Row | Refusal:
+    for name, text in (("source", source), ("target", gold)):
+        if text is None and name == "target":
+            continue
+        if not isinstance(text, str):
+            return Refusal(file, line, f"{name} is not text")
+        if not _is_unicode(text):
+            return Refusal(file, line, f"{name} is not valid UTF-8")
+        if not text.strip():
+            return Refusal(file, line, f"{name} is empty")
+    return Row(file, line, source, gold, key, meta)
+
+
+def _is_unicode(text: str) -> bool:
+    """Bytes that were not UTF-8 come in as lone surrogates (PEP 383)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _reader(file: str) -> Callable[[str], Iterator[tuple[int, Parsed]]]:
+    name = file
+    for suffix in COMPRESSION:
+        name = name.removesuffix(suffix)
+    suffix = name[name.rfind(".") :].lower() if "." in name else ""
+    if suffix not in READERS:
+        known = ", ".join(READERS)
+        raise SourceError(file, None, f"ending not known: use {known}, plain, .gz or .zst")
+    return READERS[suffix]
+
+
+def _read_jsonl(file: str) -> Iterator[tuple[int, Parsed]]:
+    for number, line in enumerate(_lines(file), 1):
+        yield number, _parse_json(line)
+
+
+def _parse_json(line: str) -> Parsed:
+    if not line.strip():
+        return "is an empty line"
+    try:
+        fields = json.loads(line)
+    except json.JSONDecodeError as error:
+        return f"is not JSON: {error.msg} at column {error.colno}"
+    return fields if isinstance(fields, dict) else "is not a JSON object"
+
+
+def _read_tsv(file: str) -> Iterator[tuple[int, Parsed]]:
+    rows = enumerate((line.split("\t") for line in _lines(file)), 1)
+    return _with_header(file, rows)
+
+
+def _read_csv(file: str) -> Iterator[tuple[int, Parsed]]:
+    csv.field_size_limit(sys.maxsize)
+    with _opened_text(file) as stream:
+        reader = csv.reader(stream, strict=True)
+        try:
+            yield from _with_header(file, ((reader.line_num, row) for row in reader))
+        except csv.Error as error:
+            raise SourceError(f"{file}:{reader.line_num}", None, f"{error}: mend the CSV") from None
+
+
+def _with_header(file: str, rows: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, Parsed]]:
+    _, header = next(rows, (0, []))
+    if not header:
+        raise SourceError(file, None, "is empty: the first line names the columns")
+    for line, cells in rows:
+        if len(cells) == len(header):
+            yield line, dict(zip(header, cells, strict=True))
+        else:
+            yield line, f"has {len(cells)} fields where the header has {len(header)}"
+
+
+def _read_parquet(file: str) -> Iterator[tuple[int, Parsed]]:
+    line = 0
+    with _opened(file, None) as stream:
+        for batch in pq.ParquetFile(stream).iter_batches(BATCH):
+            for fields in batch.to_pylist():
+                line += 1
+                yield line, fields
+
+
+READERS: dict[str, Callable[[str], Iterator[tuple[int, Parsed]]]] = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_jsonl,
+    ".tsv": _read_tsv,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}
+
+
+def _lines(file: str) -> Iterator[str]:
+    """Lines end at LF (or CRLF) alone; other separators are part of the text."""
+    with _opened_text(file) as stream:
+        for line in stream:
+            yield line.removesuffix("\n").removesuffix("\r")
+
+
+def _opened_text(file: str) -> IO[str]:
+    return _opened(file, "t")
+
+
+def _opened(file: str, text: str | None) -> Any:
+    suffix = next((s for s in COMPRESSION if file.endswith(s)), None)
+    mode, extra = ("rb", {})
+    if text:
+        mode = "rt"
+        extra = {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
+    compression = COMPRESSION.get(suffix or "") if text else None
+    try:
+        return fsspec.open(file, mode, compression=compression, **extra).open()
+    except FileNotFoundError:
+        raise SourceError(file, None, "is missing: check the path and data.root") from None
+    except (IsADirectoryError, PermissionError, ImportError) as error:
+        raise SourceError(file, None, f"cannot be opened: {error}") from None

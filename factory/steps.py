@@ -1,0 +1,179 @@
+"""The steps of a run and their keys: the digest of all that a step's outcome depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from factory.errors import ManifestError
+from factory.files import digest, shipped
+from factory.engines import DECODINGS
+from factory.manifest import Manifest
+from factory.models import ModelFacts, model_facts
+from factory.prompts import Prompter, load_tokenizer, tokenizer_fingerprint
+from factory.records import RunDirectory
+from factory.rules import check_rules
+from factory.sources import content_digest, split_files
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A manifest that was looked at as far as it can be without loading a model."""
+
+    manifest: Manifest
+    teacher: ModelFacts | None
+    prompter: Prompter
+    tokenizer: str | None
+    limit: int = 0
+
+    def steps(self) -> tuple[str, ...]:
+        """The steps that this manifest has, in order."""
+        manifest = self.manifest
+        present = {
+            "samples": True,
+            "generate": manifest.teacher is not None,
+            "judge": manifest.teacher is not None,
+            "train": manifest.student is not None,
+            "evaluate": bool(systems(manifest) and splits(manifest)),
+            "card": True,
+        }
+        return tuple(step for step, there in present.items() if there)
+
+
+def systems(manifest: Manifest) -> tuple[str, ...]:
+    """The systems that this run can evaluate: those asked for that it has."""
+    has = {"teacher": manifest.teacher, "student": manifest.student}
+    return tuple(system for system in manifest.evaluate.systems if has[system])
+
+
+def splits(manifest: Manifest) -> tuple[str, ...]:
+    """The splits that this run can evaluate: those asked for that it has."""
+    return tuple(split for split in manifest.evaluate.splits if split in manifest.data.splits())
+
+
+def make_plan(manifest: Manifest, limit: int = 0) -> Plan:
+    """Check a manifest against its models and rules.
+
+    Raises:
+        UserError: a part of the manifest cannot work, whatever the data.
+    """
+    check_rules(manifest)
+    teacher = manifest.teacher
+    if teacher is None:
+        return Plan(manifest, None, Prompter(None, manifest.prompt), None, limit)
+    facts = model_facts(teacher.model, teacher.revision, "teacher.model")
+    _check_engine(manifest, facts)
+    tokenizer = load_tokenizer(teacher.model, teacher.revision)
+    prompter = Prompter(tokenizer, manifest.prompt)
+    return Plan(manifest, facts, prompter, tokenizer_fingerprint(tokenizer), limit)
+
+
+def _check_engine(manifest: Manifest, facts: ModelFacts) -> None:
+    teacher, decoding = manifest.teacher, manifest.generate.decoding
+    if teacher is None:
+        return
+    if decoding not in DECODINGS[teacher.engine]:
+        offered = ", ".join(DECODINGS[teacher.engine])
+        remedy = f"engine {teacher.engine} offers {offered}"
+        raise ManifestError("generate.decoding", decoding, remedy)
+    if teacher.engine == "vllm" and facts.encoder_decoder:
+        remedy = f"{facts.model_type} is an encoder–decoder: set engine to transformers"
+        raise ManifestError("teacher.engine", "vllm", remedy)
+    if manifest.logits.capture != "none" and manifest.logits.k > facts.vocab_size:
+        remedy = f"is more than the teacher's vocabulary of {facts.vocab_size}: lower it"
+        raise ManifestError("logits.k", manifest.logits.k, remedy)
+
+
+def samples_key(plan: Plan) -> str:
+    """Key of the rows: their files' contents, and all that shapes and encodes them."""
+    data = plan.manifest.data
+    files = {
+        name: [content_digest(file) for file in split_files(split)]
+        for name, split in data.splits().items()
+    }
+    settings = data.model_dump(mode="json", exclude={"root"})
+    return digest(
+        [
+            files,
+            _without_paths(settings),
+            plan.manifest.prompt.model_dump(mode="json"),
+            plan.manifest.seed,
+            plan.tokenizer,
+            plan.limit,
+        ]
+    )
+
+
+def generate_key(plan: Plan) -> str:
+    """Key of a candidate: teacher, prompt and decoding, but not the data; rows are checked singly."""
+    manifest = plan.manifest
+    teacher = manifest.teacher.model_dump(mode="json") if manifest.teacher else {}
+    for placing in ("model", "revision", "replicas"):
+        teacher.pop(placing, None)
+    decoding = manifest.generate.model_dump(mode="json", exclude={"shard_size", "window"})
+    fingerprint = plan.teacher.fingerprint if plan.teacher else None
+    return digest(
+        [
+            fingerprint,
+            plan.tokenizer,
+            teacher,
+            decoding,
+            manifest.prompt.model_dump(mode="json"),
+            manifest.logits.model_dump(mode="json"),
+        ]
+    )
+
+
+def rules_key(manifest: Manifest) -> str:
+    """Key of the judgement itself: rules with their parameters, selection, and the SQL of both."""
+    folder = shipped("sql")
+    texts = [
+        p.read_text("utf-8")
+        for f in ("signals", "rules")
+        for p in sorted(folder.glob(f"{f}/*.sql"))
+    ]
+    return digest([manifest.judge.model_dump(mode="json"), texts])
+
+
+def judge_key(plan: Plan, run: RunDirectory) -> str:
+    """Key of the verdicts: the candidates, the samples they belong to, and the rules."""
+    candidates = [file["sha256"] for file in run.files("candidates")]
+    return digest([candidates, run.step("samples").get("key"), rules_key(plan.manifest)])
+
+
+def train_key(plan: Plan, run: RunDirectory) -> str:
+    """Key of the student: its section, the gold, the selected targets and their distributions."""
+    manifest = plan.manifest
+    student = (
+        manifest.student.model_dump(mode="json", exclude={"processes"}) if manifest.student else {}
+    )
+    targets = run.step("judge").get("verdicts_digest")
+    generated = run.step("generate").get("key")
+    return digest([student, manifest.seed, run.step("samples").get("key"), targets, generated])
+
+
+def evaluate_key(plan: Plan, run: RunDirectory) -> str:
+    """Key of the scores: the systems, the rows they decode, and how."""
+    manifest = plan.manifest
+    lengths = manifest.generate.model_dump(mode="json", include={"max_new_tokens"})
+    fingerprint = plan.teacher.fingerprint if plan.teacher else None
+    trained = run.step("train").get("key")
+    settings = manifest.evaluate.model_dump(mode="json")
+    return digest([settings, lengths, fingerprint, trained, run.step("samples").get("key")])
+
+
+def card_key(plan: Plan, run: RunDirectory) -> str:
+    """Key of the card: every step it tells of, and its template."""
+    template = [p.read_text("utf-8") for p in sorted(shipped("data_cards").glob("*.j2"))]
+    keys = {name: step["key"] for name, step in run.record()["steps"].items() if name != "card"}
+    return digest([keys, template, plan.manifest.model_dump(mode="json")])
+
+
+def _without_paths(settings: dict[str, Any]) -> dict[str, Any]:
+    """A split's columns matter, where its files lie does not."""
+    for split in settings.values():
+        if isinstance(split, dict):
+            if split["path"] is None:
+                split |= {"source": None, "target": split["target"] is not None}
+            split["path"] = None
+    return settings

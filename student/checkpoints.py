@@ -1,0 +1,113 @@
+"""What a killed stage continues from, and the model it leaves behind."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+
+from factory.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+@dataclass(slots=True)
+class Position:
+    """How far a stage has come. `step` counts optimiser steps of the stage, `epoch` from 1.
+
+    `within` is how many steps of the present epoch are done; `best` the epoch whose model is
+    kept, with `scores` by epoch (empty where nothing validates).
+    """
+
+    key: str
+    step: int = 0
+    epoch: int = 1
+    within: int = 0
+    best: int = 0
+    scores: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    target_tokens: int = 0
+
+
+class Checkpoints:
+    """The folder of one stage's checkpoints: the newest state, and the best epoch's model.
+
+    `newest.json` names the state that is whole; everything else in the folder is left over.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder, self.key = folder, key
+
+    def resume(self, engine: Any) -> Position:
+        """Load the newest state into the engine; a stage of another key begins anew."""
+        newest = self.folder / "newest.json"
+        record = read_json(newest) if newest.is_file() else {}
+        dist.barrier()  # nobody tidies up before everybody has read
+        if record.get("key") != self.key:
+            self._first_rank_only(shutil.rmtree, self.folder, True)
+            return Position(self.key)
+        _, state = engine.load_checkpoint(str(self.folder), tag=record["tag"])
+        return Position(**state["position"])
+
+    def save(self, engine: Any, position: Position) -> None:
+        """Write the state of all processes, name it the newest, and remove what it replaces."""
+        tag = f"step-{position.step}"
+        state = {"position": asdict(position)}
+        if position.step == self._newest_step():
+            tag += "-again"  # never write over the state that stands
+        engine.save_checkpoint(str(self.folder), tag=tag, client_state=state, save_latest=False)
+        dist.barrier()
+        self._first_rank_only(self._name_newest, tag, position)
+
+    def epoch_model(self, epoch: int) -> Path:
+        """Where the model of an epoch waits until the stage is done."""
+        return self.folder / f"epoch-{epoch}"
+
+    def _newest_step(self) -> int:
+        newest = self.folder / "newest.json"
+        return int(read_json(newest)["step"]) if newest.is_file() else -1
+
+    def _name_newest(self, tag: str, position: Position) -> None:
+        record = {"key": self.key, "tag": tag, "step": position.step}
+        write_json(self.folder / "newest.json", record)
+        kept = {tag, self.epoch_model(position.best).name}
+        for other in self.folder.iterdir():
+            if other.is_dir() and other.name not in kept:
+                shutil.rmtree(other)
+
+    @staticmethod
+    def _first_rank_only(work: Any, *arguments: Any) -> None:
+        if dist.get_rank() == 0:
+            work(*arguments)
+        dist.barrier()
+
+
+def export(engine: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write the present model as a Hugging Face folder; all processes take part.
+
+    Under ZeRO-3 parameters are gathered one by one, so that no process holds more than the first.
+    """
+    state = _gathered(engine)
+    if dist.get_rank() == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+        engine.module.save_pretrained(folder, state_dict=state)
+        tokenizer.save_pretrained(folder)
+    dist.barrier()
+
+
+def _gathered(engine: Any) -> dict[str, torch.Tensor]:
+    partitioned = engine.zero_optimization_stage() == 3
+    state = {}
+    for name, parameter in engine.module.named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter], enabled=partitioned):
+            if dist.get_rank() == 0:
+                state[name] = parameter.detach().cpu().clone()
+    buffers = dict(engine.module.named_buffers())
+    kept = set(engine.module.state_dict()) & set(buffers)
+    return state | {name: buffers[name].detach().cpu() for name in kept}

@@ -1,0 +1,98 @@
+"""Process entry: `python -m student.prepare RUN_DIR KEY` writes what training starts from.
+
+The student's tokenizer and first model, and the rows of every stage. Runs before the launcher, so
+that a mistake is told once, before any process group is formed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from factory.manifest import Manifest, Teacher
+from factory.prompts import load_tokenizer, tokenizer_fingerprint
+from factory.records import RunDirectory
+from student.dataset import Text, prepare
+from student.entry import run_process
+from student.initialise import Initialised, count_parameters, initialise, parameters_of, save
+from student.plan import INIT, InitRecord, init_key, student_of
+from student.rows import Wanted
+from student.tokenizers import student_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions")
+
+
+def prepare_run(run: RunDirectory, _: str) -> None:
+    """Prepare the start and every stage; what stands under a key of its own is left alone.
+
+    Raises:
+        UserError: the manifest, the selections or the stored files do not allow the training.
+        DamagedFile: a stored file does not match its checksum.
+    """
+    manifest = run.manifest()
+    student = student_of(manifest)
+    folder = run.path("student", INIT)
+    init = _start(run, manifest, folder)
+    text = Text(
+        load_tokenizer(str(folder)),
+        manifest.prompt,
+        init.tokenizer,
+        init.same_tokenizer,
+        init.context,
+        init.encoder_decoder,
+    )
+    for stage in student.stages:
+        wanted = Wanted(stage, stage.objective.forward_kl > 0, init.vocabulary)
+        prepare(run, wanted, text, run.path("student", stage.name, "data"))
+
+
+def _start(run: RunDirectory, manifest: Manifest, folder: Path) -> InitRecord:
+    key = init_key(run, manifest)
+    if (found := InitRecord.read(folder)) and found.key == key:
+        return found
+    shutil.rmtree(folder, ignore_errors=True)
+    student = student_of(manifest)
+    tokenizer = student_tokenizer(run, manifest, student)
+    begun = initialise(manifest, student, tokenizer)
+    save(begun.model, tokenizer, folder)
+    record = _record(run, key, begun, tokenizer)
+    _warn_if_larger(record, manifest.teacher)
+    record.write(folder)
+    return record
+
+
+def _record(
+    run: RunDirectory, key: str, begun: Initialised, tokenizer: PreTrainedTokenizerFast
+) -> InitRecord:
+    config = begun.model.config.get_text_config()
+    limits = (getattr(config, name, None) for name in CONTEXT_KEYS)
+    fingerprint = tokenizer_fingerprint(tokenizer)
+    teacher = run.record().get("tokenizer", {}).get("fingerprint")
+    return InitRecord(
+        key=key,
+        parameters=count_parameters(begun.model),
+        copied_layers=list(begun.copied_layers),
+        tokenizer=fingerprint,
+        same_tokenizer=fingerprint == teacher,
+        context=next((limit for limit in limits if limit), None),
+        vocabulary=config.vocab_size,
+        encoder_decoder=bool(begun.model.config.is_encoder_decoder),
+    )
+
+
+def _warn_if_larger(record: InitRecord, teacher: Teacher | None) -> None:
+    if teacher is None:
+        return
+    limit = parameters_of(teacher.model, teacher.revision)
+    if record.parameters > limit:
+        message = f"the student has {record.parameters:,} parameters, its teacher {limit:,}"
+        print(f"seqkd: warning: {message}", file=sys.stderr)  # noqa: T201
+
+
+if __name__ == "__main__":
+    run_process(prepare_run)

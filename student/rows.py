@@ -1,0 +1,165 @@
+"""The rows of a stage: the user's selection joined with prompts and distributions, and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from factory.catalog import connect, fenced, select
+from factory.errors import RunError
+from factory.manifest import Stage
+from factory.records import RunDirectory
+
+BATCH = 512
+BUILT_IN = {
+    "pseudolabels": "SELECT sample_id, rank, source, target, token_ids FROM pseudolabels",
+    "gold": "SELECT sample_id, source, target FROM gold",
+}
+BUILT_IN_COLUMNS = {
+    "pseudolabels": {"sample_id", "rank", "source", "target", "token_ids"},
+    "gold": {"sample_id", "source", "target"},
+}
+TABLES = {
+    "pseudolabels": ("samples", "candidates", "verdicts"),
+    "gold": ("samples",),
+}
+EVERY_TABLE = ("samples", "candidates", "logits", "signals", "verdicts")
+EMPTY = {
+    "pseudolabels": "no candidate was selected: loosen judge.rules, or look at the view rejects",
+    "gold": "no gold may be seen: give data.train.target, or raise data.train.gold_fraction",
+}
+
+JOINED = """
+WITH chosen AS ({data})
+SELECT
+    c.sample_id, {rank} AS rank, c.source, {target} AS target, {token_ids} AS token_ids,
+    s.split, s.prompt_ids, s.meta,
+    CASE
+        WHEN s.sample_id IS NULL THEN 'is not in the view samples'
+        WHEN s.split NOT IN ('train', 'unlabeled') THEN 'is held out: its split is ' || s.split
+        WHEN {target} IS NULL AND {token_ids} IS NULL THEN 'has no target'
+        {faults}
+    END AS fault
+    {columns}
+FROM chosen c LEFT JOIN samples s ON s.sample_id = c.sample_id
+{join}
+ORDER BY {order}
+"""
+DISTRIBUTIONS = """,
+    l.k, l.token_ids AS told_ids, l.topk_ids, l.topk_logprobs, l.tail_logprob
+"""
+DISTRIBUTIONS_JOIN = """
+LEFT JOIN logits l ON l.sample_id = c.sample_id AND l.origin = '{origin}' AND {on_rank}
+"""
+DISTRIBUTION_FAULTS = """
+    WHEN l.sample_id IS NULL
+        THEN 'has no stored distributions: generate them, or train this stage without forward_kl'
+    WHEN l.k IS NULL THEN 'has ragged distributions, which forward_kl does not read'
+    WHEN l.n_tokens <> len(l.token_ids) OR len(l.topk_ids) <> l.n_tokens * l.k
+        OR len(l.topk_logprobs) <> l.n_tokens * l.k OR len(l.tail_logprob) <> l.n_tokens
+        THEN 'does not have k entries and a tail for each of its tokens: generate again'
+    WHEN list_max(l.topk_ids) >= {vocabulary} OR list_min(l.topk_ids) < 0
+        THEN 'has token ids outside the student''s vocabulary of {vocabulary}'
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a stage asks of its rows. `vocabulary` is the size of the student's head."""
+
+    stage: Stage
+    distributions: bool
+    vocabulary: int
+
+    @property
+    def place(self) -> str:
+        """Where in the manifest a mistake stands."""
+        return f"student.stages.{self.stage.name}.data"
+
+
+def tables_of(wanted: Wanted) -> tuple[str, ...]:
+    """The stored tables that the rows of a stage come from."""
+    named = TABLES.get(wanted.stage.data, EVERY_TABLE)
+    return (*named, "logits") if wanted.distributions and "logits" not in named else named
+
+
+@contextmanager
+def stage_rows(run: RunDirectory, wanted: Wanted) -> Iterator[Iterable[pa.RecordBatch]]:
+    """Stream the joined selection, ordered by sample_id and rank, in batches.
+
+    Raises:
+        RunError: the selection lacks a column.
+        QueryError: it is not one reading statement, or DuckDB refuses it.
+    """
+    data = wanted.stage.data.rstrip().rstrip(";")
+    built_in = data in BUILT_IN
+    columns = BUILT_IN_COLUMNS[data] if built_in else _columns_of(run, data, wanted)
+    with connect(run) if built_in else fenced(run) as connection:
+        relation = connection.sql(_joined(BUILT_IN.get(data, data), columns, wanted))
+        yield relation.to_arrow_reader(BATCH)
+
+
+def check(batch: pa.RecordBatch, wanted: Wanted) -> None:
+    """Refuse a batch that holds a row with a fault.
+
+    Raises:
+        RunError: naming the first such row.
+    """
+    faults = batch.column("fault")
+    if faults.null_count < len(faults):
+        index = next(i for i, fault in enumerate(faults) if fault.is_valid)
+        raise RunError(wanted.place, None, f"{named(batch, index)} {faults[index]}")
+
+
+def named(batch: pa.RecordBatch, index: int) -> str:
+    """A row as an error message names it."""
+    rank = batch.column("rank")[index].as_py()
+    of_rank = "" if rank is None else f" rank {rank}"
+    return f"sample {batch.column('sample_id')[index]}{of_rank}"
+
+
+def no_rows(wanted: Wanted, excluded: dict[str, int]) -> RunError:
+    """The error of a stage without rows."""
+    if excluded:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in excluded.items())
+        return RunError(wanted.place, wanted.stage.data, f"no row can be used ({reasons})")
+    remedy = EMPTY.get(wanted.stage.data, "the query gives no row: mend it")
+    return RunError(wanted.place, wanted.stage.data, remedy)
+
+
+def _columns_of(run: RunDirectory, sql: str, wanted: Wanted) -> set[str]:
+    with select(run, f"SELECT * FROM (\n{sql}\n) LIMIT 0") as cursor:
+        columns = {str(column[0]) for column in cursor.description or ()}
+    missing = {"sample_id", "source"} - columns
+    if not columns & {"target", "token_ids"}:
+        missing.add("target")
+    if wanted.distributions and "token_ids" not in columns:
+        missing.add("token_ids")
+    if missing:
+        remedy = f"lacks the column {sorted(missing)[0]}: select sample_id, source and target"
+        remedy += ", and token_ids for forward_kl" if wanted.distributions else ""
+        raise RunError(wanted.place, wanted.stage.data, remedy)
+    return columns
+
+
+def _joined(data: str, columns: set[str], wanted: Wanted) -> str:
+    ranked = "rank" in columns
+    join = DISTRIBUTIONS_JOIN.format(
+        origin="candidate" if ranked else "gold",
+        on_rank="l.rank = c.rank" if ranked else "true",
+    )
+    return JOINED.format(
+        data=f"\n{data}\n",
+        rank="c.rank" if ranked else "NULL::INTEGER",
+        order="c.sample_id, c.rank" if ranked else "c.sample_id",
+        target="c.target" if "target" in columns else "NULL::VARCHAR",
+        token_ids="c.token_ids" if "token_ids" in columns else "NULL::INTEGER[]",
+        columns=DISTRIBUTIONS if wanted.distributions else "",
+        join=join if wanted.distributions else "",
+        faults=DISTRIBUTION_FAULTS.format(vocabulary=wanted.vocabulary)
+        if wanted.distributions
+        else "",
+    )

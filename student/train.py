@@ -1,0 +1,105 @@
+"""Process entry: `deepspeed … --module student.train RUN_DIR KEY` trains the stages in order.
+
+`student.prepare` has run before. A stage that is done under its key is left alone; a killed one
+goes on from its newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import nullcontext
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+
+from factory.files import write_json
+from factory.manifest import Manifest
+from factory.progress import progress
+from factory.records import FileRecord, RunDirectory
+from student.checkpoints import Position
+from student.entry import run_process
+from student.log import TrainLog
+from student.plan import PlannedStage, plan
+from student.trainer import StageTrainer
+
+
+def train_run(run: RunDirectory, key: str) -> None:
+    """Train every stage that is not done, in each process of the launch; then record the step.
+
+    Raises:
+        StepFailed: a loss is not finite, or the process that started this one is gone.
+        RunError: the run is not prepared.
+    """
+    manifest = run.manifest()
+    deepspeed.init_distributed(verbose=False)
+    _share_cores()
+    began, steps_before, names = time.monotonic(), 0, []
+    for planned in list(plan(run, manifest)):
+        record = planned.done() or _train_stage(run, manifest, planned, steps_before)
+        steps_before += record["steps"]
+        names.append(planned.stage.name)
+    if dist.get_rank() == 0:
+        run.finish("train", key, time.monotonic() - began, stages=names, steps=steps_before)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _train_stage(
+    run: RunDirectory, manifest: Manifest, planned: PlannedStage, steps_before: int
+) -> dict[str, Any]:
+    trainer = StageTrainer(run, manifest, planned)
+    first = trainer.rank == 0
+    if first:  # its log is about to be replaced
+        (planned.folder / "stage.json").unlink(missing_ok=True)
+    path = planned.folder / "train_log.parquet"
+    log = TrainLog(run, path, planned.stage.name, steps_before, first)
+    title = f"training {planned.stage.name}"
+    with progress(title, trainer.total_steps) if first else nullcontext(_silent) as advance:
+        position = trainer.train(log, advance)
+    trainer.keep_best(position)
+    record = _record(run, planned, position, log.write())
+    if first:
+        write_json(planned.folder / "stage.json", record)
+    dist.barrier()
+    return record
+
+
+def _record(
+    run: RunDirectory, planned: PlannedStage, position: Position, file: FileRecord
+) -> dict[str, Any]:
+    """What is known of a stage that is done."""
+    return {
+        "stage": planned.stage.name,
+        "key": planned.key,
+        "files": [file],
+        "steps": position.step,
+        "epochs": planned.stage.epochs,
+        "best_epoch": position.best,
+        "metric": "chrf" if position.scores else None,
+        "scores": position.scores,
+        "seconds": round(position.seconds, 3),
+        "target_tokens": position.target_tokens,
+        "rows": planned.data.rows,
+        "excluded": planned.data.excluded,
+        "verdicts": run.step("judge").get("key"),
+        "parameters": planned.init.parameters,
+        "copied_layers": planned.init.copied_layers,
+    }
+
+
+def _silent(done: int, note: str = "") -> None:
+    """Report nothing."""
+
+
+def _share_cores() -> None:
+    """Processes on one machine's CPU share its cores; on an accelerator threads do not matter."""
+    if deepspeed.accelerator.get_accelerator().device_name() == "cpu":
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size()))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // here))
+
+
+if __name__ == "__main__":
+    run_process(train_run)

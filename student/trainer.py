@@ -1,0 +1,204 @@
+"""One stage: a fresh DeepSpeed engine and schedule, from the previous stage's model to its best."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import deepspeed
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from factory.errors import StepFailed
+from factory.manifest import Manifest, Student
+from factory.progress import Advance
+from factory.prompts import load_tokenizer
+from factory.records import RunDirectory
+from student.batches import Indices, collate, plan_epoch, seed_of, split_step
+from student.checkpoints import Checkpoints, Position, export
+from student.dataset import StageRows
+from student.entry import stop_if_abandoned
+from student.initialise import load
+from student.log import TrainLog
+from student.objectives import Weights, combine, per_token
+from student.plan import PlannedStage, student_of
+from student.schedule import learning_rate, parameter_groups
+from student.validation import Validator
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+NEVER = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one optimiser step came to: each term and the loss, per target token."""
+
+    loss: float
+    terms: dict[str, float]
+    tokens: int
+
+
+class TargetHead:
+    """Lets only those positions through a model's head that predict a target token.
+
+    The head is the widest layer: prompts and padding need not go through it. What a model does to
+    its logits afterwards is elementwise, so that it works on the chosen rows alike.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.predicts: torch.Tensor | None = None
+        model.get_output_embeddings().register_forward_pre_hook(self._choose)
+
+    def _choose(self, _: Any, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        hidden, *rest = arguments
+        return (hidden if self.predicts is None else hidden[self.predicts], *rest)
+
+
+class StageTrainer:
+    """Trains one stage; every process of the launch holds one and keeps step with the others."""
+
+    def __init__(self, run: RunDirectory, manifest: Manifest, planned: PlannedStage) -> None:
+        self.run, self.manifest, self.planned, self.stage = run, manifest, planned, planned.stage
+        self.student: Student = student_of(manifest)
+        self.world, self.rank = dist.get_world_size(), dist.get_rank()
+        self.tokenizer: PreTrainedTokenizerFast = load_tokenizer(str(planned.start))
+        self.rows = StageRows(planned.folder / "data")
+        self.lengths = self.rows.prompt_lengths + self.rows.target_lengths
+        terms = {name: weight for name, weight in self.stage.objective if weight}
+        self.weights = Weights(terms, self.stage.label_smoothing)
+        model = load(str(planned.start))
+        model.train()
+        self.head = TargetHead(model)
+        groups = parameter_groups(model, self.stage.weight_decay)
+        optimiser = torch.optim.AdamW(groups, lr=self.stage.learning_rate)
+        self.engine, self.optimiser, *_ = deepspeed.initialize(
+            model=model, optimizer=optimiser, config=self._settings()
+        )
+        self.checkpoints = Checkpoints(planned.folder / "checkpoints", planned.key)
+
+    def train(self, log: TrainLog, advance: Advance) -> Position:
+        """Train from the newest checkpoint to the end of the stage; returns where it came to.
+
+        Raises:
+            StepFailed: the loss is not finite, or the process that started this one is gone.
+        """
+        position = self.checkpoints.resume(self.engine)
+        log.cut(position.step)
+        advance(position.step, "")
+        while position.epoch <= self.stage.epochs:
+            self._epoch(position, log, advance)
+            self._close_epoch(position, log)
+        return position
+
+    @cached_property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole stage."""
+        return sum(len(self._plan(epoch)) for epoch in range(1, self.stage.epochs + 1))
+
+    def keep_best(self, position: Position) -> None:
+        """Put the best epoch's model where the stage's model stands."""
+        waiting = self.checkpoints.epoch_model(position.best)
+        if self.rank == 0 and waiting.is_dir():
+            shutil.rmtree(self.planned.model, ignore_errors=True)
+            waiting.rename(self.planned.model)
+        dist.barrier()
+
+    def _plan(self, epoch: int) -> list[Indices]:
+        seed = seed_of(self.manifest.seed, self.stage.name, epoch)
+        return plan_epoch(self.lengths, self.stage.batch_tokens, seed)
+
+    def _epoch(self, position: Position, log: TrainLog, advance: Advance) -> None:
+        for step in self._plan(position.epoch)[position.within :]:
+            stop_if_abandoned()
+            began = time.monotonic()
+            rate = learning_rate(self.stage, position.step, self.total_steps)
+            outcome = self._step(step, position.step, rate)
+            seconds = time.monotonic() - began
+            position.step += 1
+            position.within += 1
+            position.seconds += seconds
+            position.target_tokens += outcome.tokens
+            log.add(position, outcome.loss, outcome.terms, rate, outcome.tokens, seconds)
+            advance(1, f"loss {outcome.loss:.3f}, {outcome.tokens / seconds:,.0f} tok/s")
+            if position.step % self.student.checkpoint_steps == 0:
+                log.write()
+                self.checkpoints.save(self.engine, position)
+
+    def _close_epoch(self, position: Position, log: TrainLog) -> None:
+        """Export and score the epoch's model where epochs compete, else the last one's."""
+        began = time.monotonic()
+        epoch, last = position.epoch, position.epoch == self.stage.epochs
+        if self.validator or last:
+            export(self.engine, self.tokenizer, self.checkpoints.epoch_model(epoch))
+            position.best = position.best or epoch
+        if self.validator:
+            position.scores.append(self.validator.score(self.checkpoints.epoch_model(epoch)))
+            position.best = 1 + int(np.argmax(position.scores))
+        position.epoch, position.within = epoch + 1, 0
+        position.seconds += time.monotonic() - began
+        log.write()
+        self.checkpoints.save(self.engine, position)
+
+    @cached_property
+    def validator(self) -> Validator | None:
+        """What scores epochs, or None where the run has no validation split."""
+        validator = Validator(self.run, self.manifest, self.tokenizer)
+        return validator if len(validator) else None
+
+    def _step(self, step: Indices, number: int, rate: float) -> Outcome:
+        """One optimiser step; the loss is a mean over its target tokens, of all processes."""
+        torch.manual_seed(seed_of(self.manifest.seed, self.stage.name, number, self.rank))
+        tokens = int(self.rows.target_lengths[step].sum())
+        rounds = split_step(step, self.lengths, self.world, self.stage.micro_batch_tokens)
+        sums = torch.zeros(len(self.weights.terms), dtype=torch.float32, device=self.engine.device)
+        for index, pieces in enumerate(rounds):
+            self.engine.set_gradient_accumulation_boundary(index == len(rounds) - 1)
+            sums += self._accumulate(pieces[self.rank], tokens)
+        dist.all_reduce(sums)
+        outcome = self._outcome(sums, tokens, number)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.engine.step()
+        return outcome
+
+    def _accumulate(self, piece: Indices, tokens: int) -> torch.Tensor:
+        """Forward and backward of one micro-batch; returns each term summed over its tokens.
+
+        DeepSpeed averages gradients over the processes: times their number, the sum is exact.
+        """
+        distributions = "forward_kl" in self.weights.terms
+        pad = int(self.tokenizer.pad_token_id or 0)
+        batch = collate(self.rows, piece, pad, distributions).to(self.engine.device)
+        self.head.predicts = batch.predicts
+        logits = self.engine(**batch.inputs, use_cache=False).logits
+        terms = per_token(logits, batch.targets, batch.teacher, batch.mask, self.weights)
+        self.engine.backward(combine(terms, self.weights).sum() * (self.world / tokens))
+        return torch.stack([terms[name].detach().float().sum() for name in self.weights.terms])
+
+    def _outcome(self, sums: torch.Tensor, tokens: int, number: int) -> Outcome:
+        means = [value / tokens for value in sums.tolist()]
+        terms = dict(zip(self.weights.terms, means, strict=True))
+        loss = sum(self.weights.terms[name] * value for name, value in terms.items())
+        if not math.isfinite(loss):
+            place = f"stage {self.stage.name}, step {number + 1}"
+            raise StepFailed(f"{place}: the loss is {loss}: lower learning_rate or clip, run again")
+        return Outcome(loss, terms, tokens)
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,  # the plan decides, step by step
+            "gradient_clipping": self.stage.clip,
+            "bf16": {"enabled": self.student.dtype == "bfloat16"},
+            "zero_optimization": {"stage": self.student.deepspeed.zero_stage},
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+            "steps_per_print": NEVER,
+        }

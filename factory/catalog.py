@@ -133,11 +133,16 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def parquet(paths: list[Path], name: Naming = str) -> str:
+    """SQL that reads Parquet files, whatever characters their paths hold."""
+    return f"SELECT * FROM read_parquet([{_listed(paths, name)}], hive_partitioning = false)"
+
+
 def _create_views(connection: Connection, run: RunDirectory, name: Naming) -> None:
     connection.execute("CREATE SCHEMA raw")
     for table, schema in TABLES.items():
         paths = _recorded(run, table)
-        relation = _parquet(paths, name) if paths else _empty(connection, schema)
+        relation = parquet(paths, name) if paths else _empty(connection, schema)
         connection.execute(f"CREATE VIEW raw.{table} AS {relation}")
     connection.execute(f"CREATE VIEW raw.shards AS {_shards(_shard_paths(run), name)}")
     for view in VIEWS:
@@ -163,10 +168,6 @@ def _inside(run: RunDirectory, path: Path) -> Path:
     if not path.resolve().is_relative_to(run.root):
         raise RunError(path, None, "lies outside the run: copy it in place of the link")
     return path
-
-
-def _parquet(paths: list[Path], name: Naming) -> str:
-    return f"SELECT * FROM read_parquet([{_listed(paths, name)}], hive_partitioning = false)"
 
 
 def _shards(paths: list[Path], name: Naming) -> str:

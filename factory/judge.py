@@ -1,0 +1,96 @@
+"""The judge: measures every candidate once, applies the rules, and selects a target per source.
+
+Everything is SQL. Signals and verdicts lie under keys of their own: a changed threshold costs the
+rules and the selection, not the signals; judging anew writes beside the old.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from factory.catalog import Connection, connect, parquet, quoted
+from factory.files import digest, replacing, shipped
+from factory.records import FileRecord, RunDirectory
+from factory.rules import predicates
+from factory.schemas import SIGNALS
+from factory.shards import SIGNATURE, record_file
+
+
+def judge(run: RunDirectory, key: str) -> dict[str, Any]:
+    """Judge all candidates under `key`, and record the step.
+
+    Returns:
+        The figures recorded: candidates, kept, selected, reasons (candidates that fail each rule),
+        without_target (sources left without one), verdicts_digest (of what was selected).
+    """
+    began = time.monotonic()
+    rules, chosen = predicates(run.manifest()), run.manifest().judge.select
+    with connect(run) as connection:
+        signals = _measure(run, connection)
+        connection.execute(_judged(run, signals, rules))
+        connection.execute(f"CREATE TEMP VIEW decided AS {_query('select', chosen)}")
+        path = run.path("verdicts", key, "part-0.parquet")
+        verdicts = _store(run, connection, "decided", "verdicts", path, {"judge": key} | rules)
+        figures = _figures(connection, path, rules)
+    run.finish("judge", key, time.monotonic() - began, files=[signals, verdicts], **figures)
+    return figures
+
+
+def _measure(run: RunDirectory, connection: Connection) -> FileRecord:
+    """Compute the signals, unless the last judgement left them for these very candidates."""
+    families = {p.stem: p.read_text("utf-8") for p in sorted(shipped("sql").glob("signals/*.sql"))}
+    candidates = [file["sha256"] for file in run.files("candidates")]
+    key = digest([candidates, run.step("samples").get("key"), families])
+    path = run.path("signals", key, "part-0.parquet")
+    for record in run.files("signals"):
+        if record["path"] == run.relative(path):
+            return record
+    for name, sql in families.items():
+        connection.execute(f"CREATE TEMP VIEW measured_{name} AS {sql}")
+    joined = " NATURAL JOIN ".join(f"measured_{name}" for name in families)
+    measured = f"(SELECT {', '.join(SIGNALS.names)} FROM {joined} ORDER BY sample_id, rank)"
+    return _store(run, connection, measured, "signals", path, {"signals": key})
+
+
+def _judged(run: RunDirectory, signals: FileRecord, rules: dict[str, str]) -> str:
+    """The signals with a list of the rules that each candidate fails. NULL does not fail."""
+    failing = [f"CASE WHEN NOT ({keeps}) THEN {quoted(name)} END" for name, keeps in rules.items()]
+    return f"""
+        CREATE TEMP VIEW judged AS
+        SELECT *, list_filter([{", ".join(failing)}], lambda r: r IS NOT NULL) AS reasons
+        FROM ({parquet([run.path(signals["path"])])})
+    """
+
+
+def _store(
+    run: RunDirectory,
+    connection: Connection,
+    relation: str,
+    table: str,
+    path: Path,
+    signature: dict[str, Any],
+) -> FileRecord:
+    """Stream a relation into a signed Parquet part."""
+    signed = f"{{{quoted(SIGNATURE.decode())}: {quoted(json.dumps(signature))}}}"
+    with replacing(path) as temporary:
+        connection.execute(
+            f"COPY (FROM {relation}) TO {quoted(str(temporary))} "
+            f"(FORMAT parquet, COMPRESSION zstd, KV_METADATA {signed})"
+        )
+    return record_file(run, path, table)
+
+
+def _figures(connection: Connection, verdicts: Path, rules: dict[str, str]) -> dict[str, Any]:
+    connection.execute(f"CREATE OR REPLACE VIEW verdicts AS {parquet([verdicts])}")
+    figures: dict[str, Any]
+    [figures] = connection.sql(_query("judge", "figures")).to_arrow_table().to_pylist()
+    failed = dict(connection.execute(_query("judge", "reasons")).fetchall())
+    figures["verdicts_digest"] = f"{int(figures['verdicts_digest'] or 0):032x}"
+    return figures | {"reasons": {name: failed.get(name, 0) for name in rules}}
+
+
+def _query(folder: str, name: str) -> str:
+    return shipped("sql").joinpath(folder, f"{name}.sql").read_text("utf-8")

@@ -1,0 +1,2 @@
+-- The target does not repeat its source, letter case and outer blanks apart.
+NOT copy

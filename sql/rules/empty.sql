@@ -1,0 +1,2 @@
+-- The target is more than blanks.
+NOT empty

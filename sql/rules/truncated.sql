@@ -1,0 +1,2 @@
+-- The hypothesis ended by itself, not at the length limit.
+NOT truncated

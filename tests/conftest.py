@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import torch
+
 from tests.models import tiny_chat, tiny_llama, tiny_t5, tiny_tokenizer
 
 __all__ = ["tiny_chat", "tiny_llama", "tiny_t5", "tiny_tokenizer"]

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,16 +93,27 @@ def fenced(run: RunDirectory) -> Connection:
     return connection
 
 
-def select(run: RunDirectory, sql: str) -> Connection:
-    """Run one statement that selects, fenced; the result is ready to be fetched.
+def select(run: RunDirectory, sql: str) -> duckdb.DuckDBPyRelation:
+    """Bind one statement that selects, fenced; its rows are computed when they are fetched.
 
     Raises:
         QueryError: it is not exactly one reading statement, or DuckDB refuses it.
     """
     connection = fenced(run)
-    try:
+    with query_errors():
         _check_reads(connection, sql)
-        return connection.execute(sql)
+        return connection.sql(sql)
+
+
+@contextmanager
+def query_errors() -> Iterator[None]:
+    """Turn what DuckDB says of SQL from outside into one line.
+
+    Raises:
+        QueryError: DuckDB refused the query, or could not finish it.
+    """
+    try:
+        yield
     except duckdb.Error as error:
         raise QueryError("sql", None, _first_line(error)) from None
 

@@ -210,7 +210,7 @@ def test_the_fence_holds(tmp_path, run, sql):
     part = run.path("samples", "part-0.parquet")
     before = part.read_bytes()
     filled = sql.format(out=out, other=other, link=link, folder=folder, part=part)
-    with pytest.raises(QueryError) as caught:
+    with pytest.raises(QueryError) as caught, catalog.query_errors():
         catalog.select(run, filled).fetchall()
     assert "\n" not in str(caught.value)
     assert part.read_bytes() == before

@@ -152,7 +152,7 @@ BAD_RULES = [
     ([{"length_ratio": {"min": True}}], "must be a finite number"),
     ([{"length_ratio": {"min": [1]}}], "must be a finite number"),
     ([{"length_ratio": {"max": None}}], "must be a finite number"),
-    ([{"length_ratio": {"max": float("inf")}}], "max: inf: must be a finite number"),
+    ([{"length_ratio": {"max": float("inf")}}], "max: must be a finite number"),
     ([{"copy": {"min": 1}}], "judge.rules.copy.min: 1: is no parameter: the rule takes none"),
     (["copy", {"copy": None}], "judge.rules: 'copy': stands twice"),
     (["*"], "judge.rules: '*': is no rule"),

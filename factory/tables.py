@@ -1,0 +1,155 @@
+"""Rows of a query, as people and programs want them: a table, CSV, JSON, Parquet. Streamed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, TypeAlias
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from factory.catalog import query_errors
+from factory.errors import QueryError, nearest
+from factory.files import replacing
+
+BATCH = 2048
+TABLE_ROWS = 100
+FILE_WIDTH = 200
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+Rows: TypeAlias = pa.RecordBatchReader
+
+
+def write_rows(relation: duckdb.DuckDBPyRelation, form: str, output: Path | None = None) -> None:
+    """Write a query's rows as `form`, to a file that is whole or absent, or to standard output.
+
+    A table shows the first 100 rows; NULL is empty in CSV and null in JSON, where NaN is null too.
+
+    Raises:
+        QueryError: the form is unknown or cannot hold the rows, or the query fails on the way.
+    """
+    if form not in WRITERS:
+        raise QueryError("--format", form, f"is no format: {nearest(form, WRITERS)}")
+    if form == "parquet" and output is None and sys.stdout.isatty():
+        raise QueryError("--format", form, "is not for a terminal: add --output FILE")
+    columns = relation.columns
+    if form == "json" and (twice := {name for name in columns if columns.count(name) > 1}):
+        raise QueryError("sql", min(twice), "names two columns: give each its own name")
+    with query_errors(), _sink(output, binary=form == "parquet") as stream:
+        WRITERS[form](relation.to_arrow_reader(BATCH), stream)
+
+
+def plain(text: str) -> str:
+    """Text in which control characters are spelt out, so that data cannot steer a terminal."""
+    return CONTROL.sub(lambda match: repr(match[0])[1:-1], text)
+
+
+@contextmanager
+def _sink(output: Path | None, binary: bool) -> Iterator[IO[Any]]:
+    if output is None:
+        yield sys.stdout.buffer if binary else sys.stdout
+        return
+    with replacing(output) as temporary:
+        if binary:
+            with temporary.open("wb") as stream:
+                yield stream
+        else:
+            with temporary.open("w", encoding="utf-8", newline="") as stream:
+                yield stream
+
+
+def _write_table(rows: Rows, stream: IO[str]) -> None:
+    console = Console(file=stream, width=None if stream is sys.stdout else FILE_WIDTH)
+    shown = list(islice(_records(rows), TABLE_ROWS + 1))
+    table = Table()
+    for field in rows.schema:
+        number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+        table.add_column(plain(field.name), justify="right" if number else "left")
+    for record in shown[:TABLE_ROWS]:
+        table.add_row(*(_cell(value) for value in record))
+    console.print(table)
+    if len(shown) > TABLE_ROWS:
+        console.print(f"The first {TABLE_ROWS} rows; all of them with --format csv, json, parquet.")
+
+
+def _write_csv(rows: Rows, stream: IO[str]) -> None:
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(rows.schema.names)
+    for record in _records(rows):
+        writer.writerow([_field(value) for value in record])
+
+
+def _write_json(rows: Rows, stream: IO[str]) -> None:
+    stream.write("[")
+    for index, record in enumerate(_records(rows)):
+        stream.write(",\n" if index else "\n")
+        stream.write(_json(dict(zip(rows.schema.names, record, strict=True))))
+    stream.write("\n]\n")
+
+
+def _write_parquet(rows: Rows, stream: IO[bytes]) -> None:
+    try:
+        with pq.ParquetWriter(stream, rows.schema, compression="zstd") as writer:
+            for batch in rows:
+                writer.write(batch)
+    except pa.ArrowNotImplementedError as error:
+        raise QueryError("--format", "parquet", f"{error}: cast it to VARCHAR") from None
+
+
+WRITERS: dict[str, Callable[[Rows, IO[Any]], None]] = {
+    "table": _write_table,
+    "csv": _write_csv,
+    "json": _write_json,
+    "parquet": _write_parquet,
+}
+
+
+def _records(rows: Rows) -> Iterator[tuple[Any, ...]]:
+    for batch in rows:
+        columns = (column.to_pylist(maps_as_pydicts="strict") for column in batch.columns)
+        yield from zip(*columns, strict=True)
+
+
+def _cell(value: Any) -> Text:
+    if value is None:
+        return Text("NULL", style="dim")
+    if isinstance(value, float):
+        return Text(f"{value:.6g}")
+    return Text(plain(value if isinstance(value, str) else _json(value)))
+
+
+def _field(value: Any) -> Any:
+    return _json(value) if isinstance(value, list | dict | bool) else value
+
+
+def _json(value: Any) -> str:
+    return json.dumps(_finite(value), ensure_ascii=False, default=_encoded)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return value
+
+
+def _encoded(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    return value.hex() if isinstance(value, bytes) else str(value)

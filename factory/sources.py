@@ -6,20 +6,18 @@ A row that cannot be used becomes a `Refusal` with its file and line; nothing is
 from __future__ import annotations
 
 import csv
-import gzip
 import hashlib
+import io
 import itertools
 import json
 import sys
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
 from factory.errors import SourceError, nearest
 from factory.manifest import Split
@@ -60,9 +58,10 @@ def read_split(split: Split) -> Iterator[Row | Refusal]:
     """
     try:
         yield from _read_columns(split) if split.path else _read_lines(split)
-    except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowInvalid) as error:
         files = " or ".join(split_files(split))
-        raise SourceError(files, None, f"is damaged or cut short: {error}") from None
+        reason = " ".join(str(error).split())
+        raise SourceError(files, None, f"is damaged or cut short: {reason}") from None
 
 
 def split_files(split: Split) -> list[str]:
@@ -74,7 +73,7 @@ def split_files(split: Split) -> list[str]:
 def content_digest(file: str) -> str:
     """SHA-256 of an input file's stored bytes, in hexadecimal."""
     digest = hashlib.sha256()
-    with _opened(file, None) as stream:
+    with _opened(file) as stream:
         while chunk := stream.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
@@ -114,6 +113,8 @@ def _from_fields(split: Split, file: str, line: int, fields: dict[str, Any]) -> 
     for column in named:
         if column not in fields:
             return Refusal(file, line, f"has no field {column!r}: {nearest(column, fields)}")
+    if broken := _broken_field(fields):
+        return Refusal(file, line, f"field {broken!r} is not valid UTF-8")
     key = None if split.id is None else fields[split.id]
     if split.id and key in (None, ""):
         return Refusal(file, line, f"field {split.id!r} is empty")
@@ -146,6 +147,16 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
+def _broken_field(fields: dict[str, Any]) -> str | None:
+    if _is_unicode(_as_json(fields)):
+        return None
+    return next(name for name, value in fields.items() if not _is_unicode(_as_json({name: value})))
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
 def _reader(file: str) -> Callable[[str], Iterator[tuple[int, Parsed]]]:
     name = file
     for suffix in COMPRESSION:
@@ -154,6 +165,8 @@ def _reader(file: str) -> Callable[[str], Iterator[tuple[int, Parsed]]]:
     if suffix not in READERS:
         known = ", ".join(READERS)
         raise SourceError(file, None, f"ending not known: use {known}, plain, .gz or .zst")
+    if suffix == ".parquet" and name != file:
+        raise SourceError(file, None, "Parquet is compressed inside: unpack it")
     return READERS[suffix]
 
 
@@ -167,8 +180,8 @@ def _parse_json(line: str) -> Parsed:
         return "is an empty line"
     try:
         fields = json.loads(line)
-    except json.JSONDecodeError as error:
-        return f"is not JSON: {error.msg} at column {error.colno}"
+    except (ValueError, RecursionError) as error:
+        return f"is not JSON: {error}"
     return fields if isinstance(fields, dict) else "is not a JSON object"
 
 
@@ -191,6 +204,7 @@ def _with_header(file: str, rows: Iterator[tuple[int, list[str]]]) -> Iterator[t
     _, header = next(rows, (0, []))
     if not header:
         raise SourceError(file, None, "is empty: the first line names the columns")
+    _require_distinct(file, header)
     for line, cells in rows:
         if len(cells) == len(header):
             yield line, dict(zip(header, cells, strict=True))
@@ -198,10 +212,17 @@ def _with_header(file: str, rows: Iterator[tuple[int, list[str]]]) -> Iterator[t
             yield line, f"has {len(cells)} fields where the header has {len(header)}"
 
 
+def _require_distinct(file: str, names: Sequence[str]) -> None:
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise SourceError(file, twice, "two columns have this name: rename one")
+
+
 def _read_parquet(file: str) -> Iterator[tuple[int, Parsed]]:
     line = 0
-    with _opened(file, None) as stream:
-        for batch in pq.ParquetFile(stream).iter_batches(BATCH):
+    with _opened(file) as stream, pq.ParquetFile(stream) as parquet:
+        _require_distinct(file, parquet.schema_arrow.names)
+        for batch in parquet.iter_batches(BATCH):
+            batch.validate(full=True)
             for fields in batch.to_pylist():
                 line += 1
                 yield line, fields
@@ -224,19 +245,18 @@ def _lines(file: str) -> Iterator[str]:
 
 
 def _opened_text(file: str) -> IO[str]:
-    return _opened(file, "t")
+    """Arrow's decompression notices a file that was cut short, and reads every frame of it."""
+    stream = _opened(file)
+    if kind := next((kind for ending, kind in COMPRESSION.items() if file.endswith(ending)), None):
+        stream = io.BufferedReader(pa.CompressedInputStream(stream, kind), 1 << 16)
+    # A byte order mark is no text; bytes that are not UTF-8 stay recognisable (PEP 383).
+    return io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="\n")
 
 
-def _opened(file: str, text: str | None) -> Any:
-    suffix = next((s for s in COMPRESSION if file.endswith(s)), None)
-    mode, extra = ("rb", {})
-    if text:
-        mode = "rt"
-        extra = {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
-    compression = COMPRESSION.get(suffix or "") if text else None
+def _opened(file: str) -> Any:
     try:
-        return fsspec.open(file, mode, compression=compression, **extra).open()
+        return fsspec.open(file, "rb").open()
     except FileNotFoundError:
         raise SourceError(file, None, "is missing: check the path and data.root") from None
-    except (IsADirectoryError, PermissionError, ImportError) as error:
+    except (IsADirectoryError, PermissionError, ImportError, ValueError) as error:
         raise SourceError(file, None, f"cannot be opened: {error}") from None

@@ -173,17 +173,17 @@ def card(
 def sql(
     directory: Run,
     query: Annotated[str, typer.Argument(help="one statement that selects")],
-    format: Annotated[str, typer.Option(help="table, csv, json or parquet")] = "table",
+    form: Annotated[str, typer.Option("--format", help="table, csv, json or parquet")] = "table",
     output: Annotated[Path | None, typer.Option(help="a file, instead of the terminal")] = None,
 ) -> None:
     """Ask the run anything, in read-only SQL over its views.
 
-    Example: seqkd sql runs/demo "SELECT unnest(reasons) AS reason, count(*) FROM rejects GROUP BY 1"
+    Example: seqkd sql runs/demo "SELECT unnest(reasons) AS why, count(*) FROM rejects GROUP BY 1"
     """
     from factory.catalog import select
     from factory.tables import write_rows
 
-    write_rows(select(_existing(directory), query), format, output)
+    write_rows(select(_existing(directory), query), form, output)
 
 
 @app.command()
@@ -225,7 +225,7 @@ def verify(directory: Run, as_json: AsJson = False) -> None:
     from factory.verify import verify
 
     facts = verify(_existing(directory))
-    _report(facts, as_json, lambda: [typer.echo(problem) for problem in facts["problems"]])
+    _report(facts, as_json, lambda: typer.echo("\n".join(facts["problems"]), nl=False))
     if facts["problems"]:
         raise typer.Exit(1)
     if not as_json:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from factory.catalog import connect
-from factory.engines import EngineOptions, Request, Result, decode, open_engine
+from factory.engines import Engine, EngineOptions, Request, Result, decode, open_engine
 from factory.errors import ManifestError, PromptError
 from factory.files import shipped, sweep, write_json
 from factory.hypotheses import candidate_table, logits_table
@@ -54,15 +54,13 @@ def generate(run: RunDirectory, key: str) -> None:
         PromptError: not one source fits the teacher's context.
     """
     began = time.monotonic()
-    manifest = run.manifest()
-    teacher = _teacher(manifest)
     for folder in ("candidates", "logits", "shards"):
         run.path(folder).mkdir(exist_ok=True)
         sweep(run.path(folder))
     figures: dict[str, Any] = {}
     total = count_pending(run)
     if total:
-        figures = _decode_pending(run, manifest, teacher, key, total)
+        figures = _decode_pending(run, key, total)
     summary = _summary(run)
     _require_one_that_fits(run, summary)
     run.finish("generate", key, time.monotonic() - began, **summary, **figures)
@@ -75,25 +73,36 @@ def count_pending(run: RunDirectory) -> int:
         return int(count)
 
 
-def _decode_pending(
-    run: RunDirectory, manifest: Manifest, teacher: Teacher, key: str, total: int
-) -> dict[str, Any]:
-    began = time.monotonic()
-    k = manifest.logits.k if manifest.logits.capture == "top_k" else 0
+def fill_shards(run: RunDirectory, engine: Engine, key: str, total: int) -> int:
+    """Decode the pending sources with an open engine and write their shards; returns tokens."""
+    manifest = run.manifest()
+    teacher = _teacher(manifest)
+    work = _Work(run, manifest, load_tokenizer(teacher.model, teacher.revision), key)
+    with progress("generating", total) as advance, work:
+        for result in decode(engine, work.requests(), manifest.generate.window):
+            stop_if_orphaned()
+            work.take(result)
+            advance(1, work.rate())
+    return work.tokens
+
+
+def engine_options(manifest: Manifest) -> EngineOptions:
+    """What the manifest asks of the teacher's engine."""
+    teacher, k = _teacher(manifest), manifest.logits.k
+    wanted = k if manifest.logits.capture == "top_k" else 0
     window = manifest.generate.window
-    options = EngineOptions(
-        teacher.model, teacher.revision, teacher.dtype, k, window, teacher.options
+    return EngineOptions(
+        teacher.model, teacher.revision, teacher.dtype, wanted, window, teacher.options
     )
-    engine = open_engine(teacher.engine, options)
+
+
+def _decode_pending(run: RunDirectory, key: str, total: int) -> dict[str, Any]:
+    began = time.monotonic()
+    manifest = run.manifest()
+    engine = open_engine(_teacher(manifest).engine, engine_options(manifest))
     loaded = time.monotonic()
-    tokenizer = load_tokenizer(teacher.model, teacher.revision)
-    work = _Work(run, manifest, tokenizer, key)
     try:
-        with progress("generating", total) as advance, work:
-            for result in decode(engine, work.requests(), window):
-                stop_if_orphaned()
-                work.take(result)
-                advance(1, work.rate())
+        tokens = fill_shards(run, engine, key, total)
     finally:
         engine.close()
     ended = time.monotonic()
@@ -101,8 +110,8 @@ def _decode_pending(
         "load_seconds": round(loaded - began, 3),
         "decode_seconds": round(ended - loaded, 3),
         "decoded_sources": total,
-        "decoded_tokens": work.tokens,
-        "tokens_per_second": round(work.tokens / (ended - loaded), 1),
+        "decoded_tokens": tokens,
+        "tokens_per_second": round(tokens / (ended - loaded), 1),
     }
 
 

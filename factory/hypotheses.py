@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A hypothesis with its place among those of its source; no hypothesis where decoding failed."""
+    """A hypothesis with its place among those of its source; None where decoding failed."""
 
     sample_id: str
     prompt_hash: int

@@ -1,4 +1,4 @@
-"""`candidates_from`: another run's candidates and distributions, taken over instead of generated."""
+"""`candidates_from`: another run's candidates and distributions, taken over."""
 
 from __future__ import annotations
 

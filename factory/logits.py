@@ -1,4 +1,4 @@
-"""Sparse token distributions: the stored top of a distribution, the mass beyond it, its precision."""
+"""Sparse token distributions: the stored top, the mass beyond it, and the precision of both."""
 
 from __future__ import annotations
 

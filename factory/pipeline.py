@@ -1,4 +1,4 @@
-"""A run from sources to card: each step done once, resumed where it stopped, redone when it must."""
+"""A run from sources to card: each step done once, resumed where it stopped, redone if stale."""
 
 from __future__ import annotations
 
@@ -45,13 +45,14 @@ def run_steps(
     *,
     limit: int | None = None,
     fresh: bool = False,
-    tell: Told = lambda step, outcome: None,
+    tell: Told = lambda *_: None,
 ) -> RunDirectory:
     """Bring the wanted steps of a run up to date, in order.
 
-    `limit` makes the run a pilot on so many sources; None leaves a run what it is. `fresh` agrees to throw away what a changed manifest makes stale: the teacher's generations,
-    or a student trained on other verdicts. A run directory that this call began and whose
-    manifest or data turn out to be at fault is removed again.
+    `limit` makes the run a pilot on so many sources; None leaves a run what it is. `fresh` agrees
+    to throw away what a changed manifest makes stale: the teacher's generations, or a student
+    trained on other verdicts. A run directory that this call began and whose manifest or data
+    turn out to be at fault is removed again.
 
     Raises:
         SeqkdError: a step failed, or a change would throw work away and `fresh` is not set.

@@ -37,7 +37,8 @@ SECONDS_BETWEEN_REPORTS = 0.3
 class Advance(Protocol):
     """Report `done` more units, and optionally a note such as a second rate."""
 
-    def __call__(self, done: int, note: str = "") -> None: ...
+    def __call__(self, done: int, note: str = "") -> None:
+        """Add `done` units."""
 
 
 class RateColumn(ProgressColumn):

@@ -1,4 +1,4 @@
-"""Prompts and targets as token ids. The text of a row is data: it can never become a special token."""
+"""Prompts and targets as token ids. A row's text is data: it never becomes a special token."""
 
 from __future__ import annotations
 

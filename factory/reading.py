@@ -50,7 +50,7 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     """Write the resolved manifest as YAML that `load_manifest` reads back to the same value."""
     stream = io.StringIO()
     tree = manifest.model_dump(mode="json", exclude_unset=True)
-    yaml = YAML(typ="safe", pure=True)
+    yaml: Any = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False
     yaml.dump(tree, stream)
@@ -200,7 +200,7 @@ def _first_mistake(error: ValidationError, place: str) -> ManifestError:
 
 
 def _is_union_tag(part: Any) -> bool:
-    """Pydantic names the member of a union it tried (`int`, `Lengths`); the user has no such key."""
+    """Pydantic names the union member it tried (`int`, `Lengths`); the user has no such key."""
     tags = r"[A-Z]\w*|int|str|bool|float|constrained-\w+|literal\[.*|dict\[.*|function-.*"
     return isinstance(part, str) and bool(re.fullmatch(tags, part))
 

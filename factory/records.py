@@ -37,7 +37,7 @@ FileRecord = dict[str, Any]  # path relative to the run, rows, sha256
 
 
 class RunDirectory:
-    """A run on disk. `run.json` holds the steps done; shards and stages keep records of their own."""
+    """A run on disk: `run.json` holds the steps done; shards and stages keep their own records."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()

@@ -223,10 +223,9 @@ def _store(
     drop = manifest.data.overlap == "drop"
     values = {"drop_overlap": drop, "limit": limit, "seed": str(manifest.seed)}
     database.execute(_sql("identify"), values)
-    counted = database.execute("SELECT count(gold_rank) FROM identified").fetchone()
-    fraction = manifest.data.train.gold_fraction if manifest.data.train else 0.0
-    visible = round(fraction * (counted[0] if counted else 0))
-    rows = database.execute(_sql("samples"), {"visible": visible}).to_arrow_reader(BATCH)
+    [(golden,)] = database.execute("SELECT count(gold_rank) FROM identified").fetchall()
+    visible = round(golden * manifest.data.train.gold_fraction) if manifest.data.train else 0
+    rows = database.sql(_sql("samples"), params={"visible": visible}).to_arrow_reader(BATCH)
     path = run.path("samples", f"{key}.parquet")
     return write_part(run, path, "samples", rows, SAMPLES, {"samples": key}), visible
 

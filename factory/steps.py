@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from factory.engines import DECODINGS
 from factory.errors import ManifestError
 from factory.files import digest, shipped
-from factory.engines import DECODINGS
 from factory.manifest import Manifest
 from factory.models import ModelFacts, model_facts
 from factory.prompts import Prompter, load_tokenizer, tokenizer_fingerprint
@@ -105,7 +105,7 @@ def samples_key(plan: Plan) -> str:
 
 
 def generate_key(plan: Plan) -> str:
-    """Key of a candidate: teacher, prompt and decoding, but not the data; rows are checked singly."""
+    """Key of a candidate: teacher, prompt and decoding; rows are checked one by one."""
     manifest = plan.manifest
     teacher = manifest.teacher.model_dump(mode="json") if manifest.teacher else {}
     for placing in ("model", "revision", "replicas"):

@@ -71,7 +71,7 @@ class TransformersEngine:
         limits = torch.tensor([r.max_new_tokens for r in batch], device=prompts.device)
         start = 1 if self.encoder_decoder else prompts.shape[1]
 
-        def reached(ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        def reached(ids: torch.Tensor, _scores: Any, **_: Any) -> torch.Tensor:
             return ids.shape[1] - start >= limits
 
         with torch.inference_mode():
@@ -109,7 +109,7 @@ class TransformersEngine:
     def _logits(
         self, batch: list[Request], targets: list[list[int]]
     ) -> tuple[torch.Tensor, list[int]]:
-        """Raw logits [batch, length, vocabulary], and where each row's first target token is told."""
+        """Raw logits [batch, length, vocabulary], and where each row's first token is told."""
         if not self.encoder_decoder:
             joined = [r.prompt_ids + t for r, t in zip(batch, targets, strict=True)]
             ids, mask = self._padded(joined, left=False)

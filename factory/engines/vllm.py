@@ -40,6 +40,7 @@ class VllmEngine:
         self._refused: list[Result] = []
         self._engine = _load(options)
         self._parameters = _sampling_class()
+        self._refusals = _refusals()
         self.context: int | None = int(self._engine.model_config.max_model_len)
 
     @property
@@ -52,7 +53,7 @@ class VllmEngine:
         prompt = {"prompt_token_ids": request.prompt_ids}
         try:
             self._engine.add_request(request.key, prompt, self._sampling(request.max_new_tokens))
-        except ValueError as error:
+        except self._refusals as error:
             self._refused.append(Result(request.key, [], " ".join(str(error).split())))
 
     def step(self) -> list[Result]:
@@ -97,7 +98,7 @@ def _load(options: EngineOptions) -> Any:
     }
     try:
         return LLMEngine.from_engine_args(EngineArgs(**(arguments | (options.options or {}))))
-    except (TypeError, ValueError) as error:
+    except (TypeError, *_refusals()) as error:
         reason = " ".join(str(error).split())[:300]
         raise EngineError("teacher", options.model, f"vLLM refuses it: {reason}") from None
 
@@ -109,6 +110,14 @@ def prepare_environment() -> None:
     settings = QUIET if torch.cuda.is_available() else QUIET | CPU_ENVIRONMENT
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What vLLM raises for input it does not take: ValueError; newer ones have their own error."""
+    import vllm.exceptions
+
+    own = getattr(vllm.exceptions, "VLLMError", None)
+    return (ValueError, own) if own else (ValueError,)
 
 
 def _sampling_class() -> tuple[Any, Any]:

@@ -1,0 +1,195 @@
+"""Generation jobs: killed anywhere, they end with the candidates of an undisturbed run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from factory.catalog import connect
+from factory.records import RunDirectory
+from tests.models import manifest_tree, write_manifest_file
+
+ROWS = (
+    "SELECT sample_id, rank, text, token_ids, finish_reason, error, round(score, 4) FROM candidates"
+)
+LOGITS = "SELECT sample_id, rank, n_tokens, k, token_ids, topk_ids FROM logits"
+COLUMNS = "SELECT sample_id, count(*) FROM candidates GROUP BY ALL HAVING count(*) <> 1"
+
+
+def seqkd(*arguments: object, **environment: str) -> subprocess.Popen[str]:
+    """Start the command line in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "factory.cli", *map(str, arguments)],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(*arguments: object, status: int = 0) -> str:
+    """Run a command to its end; returns what it printed."""
+    process = seqkd(*arguments)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == status, err
+    return out if status == 0 else err
+
+
+def rows(root: Path, sql: str = ROWS) -> list[tuple[Any, ...]]:
+    """Rows of a run, in a fixed order."""
+    with connect(RunDirectory(root)) as database:
+        return sorted(database.execute(sql).fetchall(), key=str)
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory, tiny_llama) -> Path:
+    folder = tmp_path_factory.mktemp("job")
+    tree = manifest_tree(
+        folder,
+        tiny_llama,
+        generate={
+            "max_new_tokens": {"ratio": 1.0, "plus": 2, "cap": 16},
+            "shard_size": 16,
+            "window": 8,
+        },
+    )
+    tree["teacher"]["options"] = {"batch_size": 4}
+    del tree["student"]
+    return write_manifest_file(folder / "manifest.yaml", tree)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(manifest, tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("undisturbed") / "run"
+    finish("generate", manifest, "--run-dir", root)
+    return root
+
+
+def test_every_source_has_its_candidate(undisturbed):
+    assert len(rows(undisturbed)) == 60
+    assert rows(undisturbed, COLUMNS) == []
+    assert len(rows(undisturbed, LOGITS)) == 60
+    record = RunDirectory(undisturbed).step("generate")
+    assert (record["shards"], record["candidates"], record["errors"]) == (4, 60, 0)
+
+
+def test_parts_carry_the_signature_of_the_run(undisturbed):
+    import pyarrow.parquet as pq
+
+    run = RunDirectory(undisturbed)
+    for file in run.files("candidates") + run.files("logits"):
+        signature = json.loads(pq.read_schema(run.path(file["path"])).metadata[b"seqkd.signature"])
+        assert signature["generate"] == run.step("generate")["key"]
+        assert signature["teacher"]["fingerprint"] == run.record()["teacher"]["fingerprint"]
+
+
+@pytest.mark.parametrize("shards_before_kill", [0, 1, 2, 3])
+def test_killed_at_any_point_it_ends_with_the_same_candidates(
+    manifest, undisturbed, tmp_path, shards_before_kill
+):
+    root = tmp_path / "run"
+    process = seqkd("generate", manifest, "--run-dir", root)
+    deadline = time.monotonic() + 120
+    while len(list(root.glob("shards/*.json"))) < shards_before_kill or not root.is_dir():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finish("generate", manifest, "--run-dir", root)
+    assert rows(root) == rows(undisturbed)
+    assert rows(root, LOGITS) == rows(undisturbed, LOGITS)
+    assert not list(root.rglob("*.tmp"))
+    finish("verify", root)
+
+
+def test_a_second_run_does_nothing_again(manifest, undisturbed):
+    before = {p: p.stat().st_mtime_ns for p in undisturbed.glob("candidates/*.parquet")}
+    finish("generate", manifest, "--run-dir", undisturbed)
+    assert before == {p: p.stat().st_mtime_ns for p in undisturbed.glob("candidates/*.parquet")}
+
+
+def test_appended_sources_cost_only_their_own_generation(manifest, undisturbed, tmp_path):
+    tree = json.loads(manifest.read_text())
+    train = tree["data"]["train"]
+    for key, line in (("source", "the king sees no road"), ("target", "le roi voit aucun chemin")):
+        longer = tmp_path / f"train.{key}"
+        longer.write_text(Path(train[key]).read_text() + f"{line}\n")
+        train[key] = str(longer)
+    appended = write_manifest_file(tmp_path / "manifest.yaml", tree)
+    finish("generate", appended, "--run-dir", undisturbed)
+    assert RunDirectory(undisturbed).step("generate")["decoded_sources"] == 1
+    assert len(rows(undisturbed)) == 61
+    finish("generate", manifest, "--run-dir", undisturbed)  # and back: the row stays, unseen
+    assert len(rows(undisturbed)) == 60
+
+
+def test_other_decoding_asks_before_it_throws_away(manifest, tmp_path):
+    root = tmp_path / "run"
+    finish("generate", manifest, "--run-dir", root)
+    changed = ("--set", "generate.max_new_tokens=3")
+    told = finish("generate", manifest, "--run-dir", root, *changed, status=2)
+    assert "60 candidates" in told
+    assert "--fresh" in told
+    assert len(told.splitlines()) == 1
+    assert len(rows(root)) == 60
+    finish("generate", manifest, "--run-dir", root, *changed, "--fresh")
+    assert {len(row[3]) for row in rows(root)} <= {1, 2, 3}
+
+
+def test_candidates_from_another_run_are_taken_over(manifest, undisturbed, tmp_path):
+    root = tmp_path / "run"
+    taken = ("--set", f"candidates_from={undisturbed}", "--run-dir", root)
+    finish("generate", manifest, *taken)
+    assert rows(root) == rows(undisturbed)
+    other = ("--set", "generate.max_new_tokens=3")
+    told = finish("generate", manifest, *taken, *other, "--run-dir", tmp_path / "b", status=2)
+    assert "other settings" in told
+
+
+def test_rows_that_do_not_fit_are_error_rows_and_the_job_goes_on(manifest, tmp_path):
+    tree = json.loads(manifest.read_text())
+    sources = tmp_path / "long.en"
+    sources.write_text("the cat sees the dog\n" + "the cat " * 40 + "\n")
+    tree["data"] = {"unlabeled": {"source": str(sources)}}
+    mixed = write_manifest_file(tmp_path / "mixed.yaml", tree)
+    finish("generate", mixed, "--run-dir", tmp_path / "mixed")
+    [failed] = [row for row in rows(tmp_path / "mixed") if row[5]]
+    assert failed[1] == 0
+    assert failed[2] is None
+    assert "does not fit the context of 64" in failed[5]
+    sources.write_text("the cat " * 40 + "\n")
+    told = finish("generate", mixed, "--run-dir", tmp_path / "none", status=2)
+    assert "not one of 1 sources" in told
+
+
+def test_a_damaged_shard_is_told_by_verify(manifest, tmp_path):
+    root = tmp_path / "run"
+    finish("generate", manifest, "--run-dir", root)
+    part = root / "candidates" / "00001.parquet"
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(content)
+    assert "00001.parquet" in seqkd("verify", root).communicate()[0]
+
+
+def test_real_vllm_killed_and_resumed(manifest, undisturbed, tmp_path):
+    root = tmp_path / "run"
+    engine = ("--set", "teacher.engine=vllm", "--set", "teacher.options={}", "--run-dir", root)
+    process = seqkd("generate", manifest, *engine)
+    while not list(root.glob("shards/*.json")):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finish("generate", manifest, *engine)
+    texts = "SELECT sample_id, rank, text, token_ids, finish_reason FROM candidates"
+    assert rows(root, texts) == rows(undisturbed, texts)

@@ -9,7 +9,6 @@ in the training split; every validation and test sentence holds at least one of 
 from __future__ import annotations
 
 import gzip
-import io
 import random
 import re
 import zlib
@@ -343,6 +342,5 @@ def write_corpus(folder: Path, sizes: dict[str, int] = SIZES, seed: int = 17) ->
 
 def _write_lines(path: Path, lines: Sequence[str]) -> None:
     """Write gzip without a time stamp, so that equal text makes equal bytes."""
-    with path.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed:
-        with io.TextIOWrapper(packed, encoding="utf-8") as stream:
-            stream.writelines(f"{line}\n" for line in lines)
+    text = "".join(f"{line}\n" for line in lines)
+    path.write_bytes(gzip.compress(text.encode(), mtime=0))

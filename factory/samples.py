@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from factory.errors import ManifestError, SourceError
+from factory.errors import ManifestError, SourceError, nearest
 from factory.files import shipped
 from factory.manifest import Manifest
 from factory.progress import Advance, progress
@@ -22,7 +21,7 @@ from factory.prompts import Prompter, prompt_hashes
 from factory.records import FileRecord, RunDirectory
 from factory.schemas import REFUSED, SAMPLES
 from factory.shards import part_writer, write_part
-from factory.sources import BATCH, Refusal, Row, read_split
+from factory.sources import BATCH, Refusal, Row, as_json, read_split
 
 MEMORY = "512MB"
 RAW = pa.schema(
@@ -51,11 +50,13 @@ class Intake:
     refused_writer: pq.ParquetWriter
     rows: dict[str, int] = field(default_factory=dict)
     refused: int = 0
+    last: Refusal | None = None
     _waiting: list[Refusal] = field(default_factory=list)
 
     def refuse(self, refusal: Refusal) -> None:
         """Set a row aside, with its reason."""
         self.refused += 1
+        self.last = refusal
         self._waiting.append(refusal)
         if len(self._waiting) == BATCH:
             self.flush()
@@ -95,7 +96,6 @@ def build_samples(
                 _read(run, manifest, prompter, split, order, intake, work)
                 for order, split in enumerate(manifest.data.splits())
             ]
-            _require_rows(intake)
             with _database(work) as database:
                 database.read_parquet([str(part) for part in parts]).create_view("raw")
                 overlap = _overlap(manifest, database, intake)
@@ -128,14 +128,18 @@ def _read(
     part = work / f"{split}.parquet"
     entries = read_split(manifest.data.splits()[split])
     with progress(f"reading {split}", None) as advance:
-        rows = _usable(entries, manifest, intake)
+        rows = _usable(entries, prompter.fields, manifest, intake)
         batches = _batches(rows, prompter, split, order, intake, advance)
         write_part(run, part, "raw", batches, RAW, {})
+    _require_rows(split, intake)
     return part
 
 
-def _usable(entries: Iterable[Row | Refusal], manifest: Manifest, intake: Intake) -> Iterator[Row]:
-    for entry in entries:
+def _usable(
+    entries: Iterable[Row | Refusal], fields: Sequence[str], manifest: Manifest, intake: Intake
+) -> Iterator[Row]:
+    for read in entries:
+        entry = _with_fields(read, fields) if isinstance(read, Row) else read
         if isinstance(entry, Row):
             yield entry
         elif manifest.data.bad_rows == "error":
@@ -143,6 +147,16 @@ def _usable(entries: Iterable[Row | Refusal], manifest: Manifest, intake: Intake
             raise SourceError(f"{entry.file}:{entry.line}", None, remedy)
         else:
             intake.refuse(entry)
+
+
+def _with_fields(row: Row, fields: Sequence[str]) -> Row | Refusal:
+    """The row, if it has every field that the prompt names."""
+    known = {**row.meta, "source": row.source}
+    lacking = next((name for name in fields if known.get(name) is None), None)
+    if lacking is None:
+        return row
+    what = "is empty" if lacking in known else f"is no field of this row, {nearest(lacking, known)}"
+    return Refusal(row.file, row.line, f"the prompt's {{{lacking}}} {what}")
 
 
 def _batches(
@@ -176,7 +190,7 @@ def _encode(
         "key": [row.key for row in batch],
         "source": [row.source for row in batch],
         "gold": [row.gold for row in batch],
-        "meta": [json.dumps(row.meta, ensure_ascii=False, default=str) for row in batch],
+        "meta": [as_json(row.meta) for row in batch],
         "prompt": texts,
         "n_prompt_tokens": [len(ids) for ids in encoded] if known else nothing,
         "prompt_ids": encoded if known else nothing,
@@ -186,11 +200,11 @@ def _encode(
     return pa.RecordBatch.from_arrays(arrays, schema=RAW)
 
 
-def _require_rows(intake: Intake) -> None:
-    for name, count in intake.rows.items():
-        if count == 0:
-            remedy = f"no usable row ({intake.refused} refused): check the file"
-            raise SourceError(f"data.{name}", None, remedy)
+def _require_rows(split: str, intake: Intake) -> None:
+    if intake.rows[split] == 0:
+        last = f"; the last: {intake.last.line}: {intake.last.reason}" if intake.last else ""
+        remedy = f"no usable row ({intake.refused} refused{last}): check the file"
+        raise SourceError(f"data.{split}", None, remedy)
 
 
 def _overlap(
@@ -203,17 +217,24 @@ def _overlap(
         counts[held_out] = len(found)
         if not found or held_out == "validation":
             continue
-        split, file, line = found[0]
         if manifest.data.overlap == "error":
+            _, file, line = found[0]
             remedy = (
-                f"{len(found)} {split} sources stand in the test split, the first at "
+                f"{len(found)} training sources stand in the test split, the first at "
                 f"{file}:{line}: set data.overlap to drop or keep"
             )
             raise ManifestError("data.overlap", None, remedy)
         if manifest.data.overlap == "drop":
-            for _, file, line in found:
-                intake.refuse(Refusal(file, line, "its source stands in the test split"))
+            _drop(found, intake)
     return counts
+
+
+def _drop(found: Sequence[tuple[str, str, int]], intake: Intake) -> None:
+    for split, file, line in found:
+        intake.refuse(Refusal(file, line, "its source stands in the test split"))
+        intake.rows[split] -= 1
+    for split in dict.fromkeys(split for split, _, _ in found):
+        _require_rows(split, intake)
 
 
 def _store(

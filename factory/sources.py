@@ -79,6 +79,14 @@ def content_digest(file: str) -> str:
     return digest.hexdigest()
 
 
+def as_json(value: Any) -> str:
+    """JSON text of a value; numbers that JSON lacks become null, unknown kinds of value text."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    if "NaN" not in text and "Infinity" not in text:
+        return text
+    return json.dumps(json.loads(text, parse_constant=lambda _: None), ensure_ascii=False)
+
+
 def _read_lines(split: Split) -> Iterator[Row | Refusal]:
     sources = _lines(split.source)
     targets: Iterator[str | None] = itertools.repeat(None)
@@ -148,13 +156,9 @@ def _is_unicode(text: str) -> bool:
 
 
 def _broken_field(fields: dict[str, Any]) -> str | None:
-    if _is_unicode(_as_json(fields)):
+    if _is_unicode(as_json(fields)):
         return None
-    return next(name for name, value in fields.items() if not _is_unicode(_as_json({name: value})))
-
-
-def _as_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
+    return next(name for name, value in fields.items() if not _is_unicode(as_json({name: value})))
 
 
 def _reader(file: str) -> Callable[[str], Iterator[tuple[int, Parsed]]]:

@@ -16,7 +16,7 @@ counted AS (
 named AS (
     SELECT
         split, split_order, row, has_gold,
-        left(sha256(CASE WHEN ordinal = 0 THEN key ELSE key || chr(31) || ordinal END), 20) AS sample_id
+        left(sha256(CASE WHEN ordinal = 0 THEN key ELSE sha256(key) || ordinal END), 20) AS sample_id
     FROM counted
 ),
 piloted AS (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich.console import Group
+from rich.console import Group, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +17,9 @@ from factory.tables import plain
 
 Facts = dict[str, Any]
 QUANTILES = ("min", "p5", "p25", "median", "p75", "p95", "max")
+WORDS = frozenset(
+    ("name", "text", "split", "reason", "rule", "verdict", "measure", "stage", "system", "metric")
+)
 STAGE_FACTS = ("epochs", "best_epoch", "metric", "scores", "rows", "seconds", "parameters")
 
 
@@ -57,7 +60,7 @@ def digest_run(run: RunDirectory) -> Facts:
     for measure in facts["measures"]:
         measure |= dict(zip(QUANTILES, measure.pop("quantiles"), strict=True))
     verdicts["reasons"] = [
-        {"rule": rule, "candidates": n, "share": n / verdicts["candidates"]}
+        {"rule": rule, "candidates": n, "share": n / max(1, verdicts["candidates"])}
         for rule, n in _in_order(run, failed)
     ]
     facts["stages"] = [_with_record(run, stage) for stage in facts["stages"]]
@@ -73,18 +76,15 @@ def fetch(connection: Connection, query: str, parameters: Facts | None = None) -
 
 def show_sample(facts: Facts) -> Group:
     """A sample as tables for the terminal."""
-    head = table("", ("", "left"), ("", "left"))
-    head.show_header = False
+    head = _table(None, "name", "text")
     for name in ("sample_id", "split", "source", "gold", "prompt", "meta"):
         head.add_row(name, _text(facts[name]))
-    candidates = table(
-        "candidates", "rank", "score", "tokens", ("verdict", "left"), ("text", "left")
-    )
+    candidates = _table("candidates", "rank", "score", "tokens", "verdict", "text")
     for row in facts["candidates"]:
         text = row["error"] if row["text"] is None else row["text"]
         cells = (row["rank"], row["score"], row["n_tokens"], _verdict(row), text)
         candidates.add_row(*map(_text, cells))
-    systems = table("predictions", ("system", "left"), ("stage", "left"), ("text", "left"))
+    systems = _table("predictions", "system", "stage", "text")
     for row in facts["predictions"]:
         systems.add_row(*map(_text, row.values()))
     return Group(head, *(part for part in (candidates, systems) if part.row_count))
@@ -115,19 +115,17 @@ def show_digest(facts: Facts) -> Group:
     return Group(*(part for part in parts if part.row_count))
 
 
-def table(title: str, *columns: str | tuple[str, Any]) -> Table:
-    """An empty table; a column is a name, right-aligned, or a name and its side."""
-    made = Table(title=title or None, title_justify="left")
-    for column in columns:
-        name, side = (column, "right") if isinstance(column, str) else column
-        made.add_column(name, justify=side, overflow="fold")
+def _table(title: str | None, *columns: str) -> Table:
+    """An empty table: words to the left, numbers to the right."""
+    made = Table(title=title, title_justify="left", show_header=title is not None)
+    for name in columns:
+        side: JustifyMethod = "left" if name in WORDS else "right"
+        made.add_column(name.replace("_", " "), justify=side, overflow="fold")
     return made
 
 
 def _rows(title: str, rows: Iterable[Facts], columns: Sequence[str]) -> Table:
-    words = {"split", "reason", "rule", "measure", "stage", "system", "metric"}
-    sides = [(name.replace("_", " "), "left" if name in words else "right") for name in columns]
-    made = table(title, *sides)
+    made = _table(title, *columns)
     for row in rows:
         made.add_row(*(_text(row[name]) for name in columns))
     return made
@@ -152,7 +150,7 @@ def _verdict(row: Facts) -> str:
 def _in_order(run: RunDirectory, failed: dict[str, int]) -> list[tuple[str, int]]:
     """Rules as the judge applied them, those that nobody failed included."""
     recorded = run.step("judge").get("reasons", {})
-    return [(rule, failed.get(rule, 0)) for rule in recorded] if failed or recorded else []
+    return [(rule, failed.get(rule, 0)) for rule in recorded]
 
 
 def _with_record(run: RunDirectory, stage: Facts) -> Facts:

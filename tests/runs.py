@@ -57,10 +57,13 @@ def add_shard(
         files.append(_part(run, path, "logits", distributions, schemas.LOGITS))
     record = {
         "shard": shard,
+        "key": "generate-key",
         "samples": len({row["sample_id"] for row in rows}),
         "candidates": len(rows),
         "tokens": sum(row.get("n_tokens") or 0 for row in rows),
+        "errors": sum(row.get("error") is not None for row in rows),
         "seconds": 2.0,
+        "bytes": sum(run.path(file["path"]).stat().st_size for file in files),
         "files": files,
     }
     write_json(run.path("shards", f"{name}.json"), record)
@@ -70,6 +73,25 @@ def finish_generate(run: RunDirectory) -> None:
     """Record that every shard is done."""
     run.note(teacher={"model": "some/teacher", "fingerprint": "teacher-print", "vocab_size": 100})
     run.finish("generate", "generate-key", 2.0)
+
+
+def add_stage(run: RunDirectory, stage: str, log: Iterable[Row], **facts: Any) -> None:
+    """Finish a training stage. A row of the log needs step, stage_step, loss and tokens."""
+    rows = [{"stage": stage, "epoch": 1, "terms": {"ce": 1.0}, "lr": 1e-3} | row for row in log]
+    path = run.path("student", stage, "train_log.parquet")
+    file = _part(run, path, "train_log", rows, schemas.TRAIN_LOG)
+    write_json(path.with_name("stage.json"), {"stage": stage, "files": [file]} | facts)
+
+
+def finish_evaluate(
+    run: RunDirectory, evals: Iterable[Row], predictions: Iterable[Row] = ()
+) -> None:
+    """Finish the evaluation. A score needs system, split, metric and score."""
+    scores = [{"signature": "by|hand"} | row for row in evals]
+    files = [_part(run, run.path("evals.parquet"), "evals", scores, schemas.EVALS)]
+    if predicted := list(predictions):
+        files.append(part(run, "predictions", predicted, schemas.PREDICTIONS))
+    run.finish("evaluate", "evaluate-key", 1.0, files=files)
 
 
 def _part(

@@ -19,7 +19,7 @@ SHOWN = {
     "errors": "errors",
     "kept": "kept",
     "selected": "selected",
-    "decoded_sources": "decoded now",
+    "steps": "optimiser steps",
     "tokens_per_second": "tok/s",
 }
 
@@ -44,7 +44,8 @@ def print_steps(run: RunDirectory) -> None:
             for key, label in SHOWN.items()
             if key in steps[step]
         )
-        table.add_row(step, f"{steps[step]['seconds']:,.1f}", figures)
+        seconds = steps[step].get("wall_seconds", steps[step]["seconds"])
+        table.add_row(step, f"{seconds:,.1f}", figures)
     Console().print(table)
 
 

@@ -37,7 +37,7 @@ def extrapolate(run: RunDirectory, price_per_hour: float | None) -> dict[str, An
 
 
 def _scaled(step: str, figures: dict[str, Any], factor: float) -> float:
-    seconds = float(figures["seconds"])
+    seconds = float(figures.get("wall_seconds", figures["seconds"]))
     if step not in GROWING:
         return seconds
     fixed = min(seconds, float(figures.get("load_seconds", 0.0)))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from factory import card, catalog, judge, steps
-from factory.errors import RunError, UserError
+from factory.errors import ManifestError, RunError, UserError
 from factory.generate import count_pending
 from factory.inheritance import take_over
 from factory.manifest import Manifest
@@ -20,6 +21,7 @@ from factory.steps import Plan, make_plan
 from factory.workers import launcher_command, module_command, run_worker
 
 Told = Callable[[str, str], None]  # step, what became of it
+DONE, STANDS, TAKEN = "done", "stands", "taken over"
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,22 @@ def run_steps(
     with _clean_start(run), run.locked() as lock:
         job = Job(run, plan, lock, fresh, tell)
         _agree(job)
-        run.adopt(manifest)
         for step in plan.steps():
             if step == "samples" or step in wanted:
                 _require_before(job, step, wanted)
-                DO[step](job)
+                _do(job, step)
+                run.adopt(manifest)
                 catalog.refresh(run)
     return run
+
+
+def _do(job: Job, step: str) -> None:
+    """Do a step, and keep how long it took with its processes' starts and all."""
+    began = time.monotonic()
+    outcome = DO[step](job)
+    if outcome == DONE:
+        job.run.amend(step, wall_seconds=round(time.monotonic() - began, 3))
+    job.tell(step, outcome)
 
 
 @contextmanager
@@ -116,7 +127,7 @@ def _require_before(job: Job, step: str, wanted: Sequence[str]) -> None:
             raise RunError(job.run.root, None, remedy)
 
 
-def _samples(job: Job) -> None:
+def _samples(job: Job) -> str:
     key = steps.samples_key(job.plan)
     teacher = job.plan.teacher
     facts = {
@@ -126,25 +137,23 @@ def _samples(job: Job) -> None:
     }
     if _stands(job, "samples", key):
         job.run.note(**facts)
-        return
+        return STANDS
     build_samples(job.run, job.manifest, job.plan.prompter, key, job.plan.limit)
     job.run.note(**facts)
     _remove_others(job.run.path("samples"), job.run.files("samples") + job.run.files("refused"))
-    job.tell("samples", "done")
+    return DONE
 
 
-def _generate(job: Job) -> None:
+def _generate(job: Job) -> str:
     key = steps.generate_key(job.plan)
     if job.manifest.candidates_from:
         take_over(job.run, RunDirectory.existing(Path(job.manifest.candidates_from)), key)
         _require_all_taken(job, job.manifest.candidates_from)
-        job.tell("generate", "taken over")
-        return
+        return TAKEN
     if job.run.step("generate").get("key") == key and count_pending(job.run) == 0:
-        job.tell("generate", "stands")
-        return
+        return STANDS
     run_worker(job.run, "generate", [*module_command("factory.generate", job.run), key], job.lock)
-    job.tell("generate", "done")
+    return DONE
 
 
 def _require_all_taken(job: Job, other: str) -> None:
@@ -153,22 +162,22 @@ def _require_all_taken(job: Job, other: str) -> None:
         raise RunError(other, None, remedy)
 
 
-def _judge(job: Job) -> None:
+def _judge(job: Job) -> str:
     key = steps.judge_key(job.plan, job.run)
     if _stands(job, "judge", key):
-        return
+        return STANDS
     judge.judge(job.run, key)
-    job.tell("judge", "done")
+    return DONE
 
 
-def _train(job: Job) -> None:
+def _train(job: Job) -> str:
     key = steps.train_key(job.plan, job.run)
     if _stands(job, "train", key):
-        return
-    _agree_to_retrain(job)
+        return STANDS
     student = job.manifest.student
     if student is None:
-        return
+        raise ManifestError("student", None, "is missing: training needs one")
+    _agree_to_retrain(job)
     environment = {"DS_ACCELERATOR": "cpu"} if not _has_cuda() else {}
     run_worker(job.run, "train", module_command("student.prepare", job.run, key), job.lock)
     command = launcher_command(
@@ -177,7 +186,7 @@ def _train(job: Job) -> None:
     run_worker(job.run, "train", [*command, key], job.lock, environment)
     rules = steps.rules_key(job.manifest)
     job.run.note(trained_with={"rules": rules, "verdicts": job.run.step("judge").get("key")})
-    job.tell("train", "done")
+    return DONE
 
 
 def _agree_to_retrain(job: Job) -> None:
@@ -193,23 +202,23 @@ def _agree_to_retrain(job: Job) -> None:
         raise RunError(job.run.root, None, remedy)
 
 
-def _evaluate(job: Job) -> None:
+def _evaluate(job: Job) -> str:
     key = steps.evaluate_key(job.plan, job.run)
     if _stands(job, "evaluate", key):
-        return
+        return STANDS
     run_worker(job.run, "evaluate", module_command("student.evaluate", job.run, key), job.lock)
-    job.tell("evaluate", "done")
+    return DONE
 
 
-def _card(job: Job) -> None:
+def _card(job: Job) -> str:
     key = steps.card_key(job.plan, job.run)
     if _stands(job, "card", key):
-        return
+        return STANDS
     card.write_card(job.run, key)
-    job.tell("card", "done")
+    return DONE
 
 
-DO: dict[str, Callable[[Job], None]] = {
+DO: dict[str, Callable[[Job], str]] = {
     "samples": _samples,
     "generate": _generate,
     "judge": _judge,
@@ -228,10 +237,10 @@ NEEDS: dict[str, tuple[str, ...]] = {
 
 
 def _stands(job: Job, step: str, key: str) -> bool:
-    stands: bool = job.run.step(step).get("key") == key
-    if stands:
-        job.tell(step, "stands")
-    return stands
+    """Whether a step is done under its key, and its files are where it left them."""
+    record = job.run.step(step)
+    files = record.get("files", ())
+    return record.get("key") == key and all(job.run.path(f["path"]).is_file() for f in files)
 
 
 def _remove_others(folder: Path, recorded: Sequence[dict[str, str]]) -> None:

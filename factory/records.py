@@ -93,6 +93,13 @@ class RunDirectory:
         record["steps"][step] = done | figures
         write_json(self.path("run.json"), record)
 
+    def amend(self, step: str, **figures: Any) -> None:
+        """Add figures to the record of a step that is done."""
+        record = self.record()
+        if step in record["steps"]:
+            record["steps"][step] |= figures
+            write_json(self.path("run.json"), record)
+
     def forget(self, steps: Sequence[str]) -> None:
         """Drop the records of steps whose work no longer stands."""
         record = self.record()

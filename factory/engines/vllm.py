@@ -96,9 +96,10 @@ def _load(options: EngineOptions) -> Any:
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
+    refusals: tuple[type[Exception], ...] = (TypeError, *_refusals())
     try:
         return LLMEngine.from_engine_args(EngineArgs(**(arguments | (options.options or {}))))
-    except (TypeError, *_refusals()) as error:
+    except refusals as error:
         reason = " ".join(str(error).split())[:300]
         raise EngineError("teacher", options.model, f"vLLM refuses it: {reason}") from None
 

@@ -19,8 +19,8 @@ PARENT = "SEQKD_PARENT_PID"
 def run_process(work: Callable[[RunDirectory, str], None]) -> NoReturn:
     """Do the work of a process, given `RUN_DIR KEY`; exit 0 done, 1 failed, 2 bad input.
 
-    The launcher puts options of its own before them. An error of ours is one line, told by one process of those launched together; anything else
-    keeps its traceback.
+    The launcher puts options of its own before them. An error of ours is one line, told by one
+    process of those launched together; anything else keeps its traceback.
     """
     quieten()
     root, key = sys.argv[-2:]

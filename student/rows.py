@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from factory.catalog import connect, fenced, select
+from factory.catalog import connect, fenced, query_errors, select
 from factory.errors import RunError
 from factory.manifest import Stage
 from factory.records import RunDirectory
@@ -95,11 +95,14 @@ def stage_rows(run: RunDirectory, wanted: Wanted) -> Iterator[Iterable[pa.Record
         QueryError: it is not one reading statement, or DuckDB refuses it.
     """
     data = wanted.stage.data.rstrip().rstrip(";")
-    built_in = data in BUILT_IN
-    columns = BUILT_IN_COLUMNS[data] if built_in else _columns_of(run, data, wanted)
-    with connect(run) if built_in else fenced(run) as connection:
-        relation = connection.sql(_joined(BUILT_IN.get(data, data), columns, wanted))
-        yield relation.to_arrow_reader(BATCH)
+    if data in BUILT_IN:
+        with connect(run) as connection:
+            joined = _joined(BUILT_IN[data], BUILT_IN_COLUMNS[data], wanted)
+            yield connection.sql(joined).to_arrow_reader(BATCH)
+    else:
+        joined = _joined(data, _columns_of(run, data, wanted), wanted)
+        with fenced(run) as connection, query_errors():
+            yield connection.sql(joined).to_arrow_reader(BATCH)
 
 
 def check(batch: pa.RecordBatch, wanted: Wanted) -> None:
@@ -131,8 +134,7 @@ def no_rows(wanted: Wanted, excluded: dict[str, int]) -> RunError:
 
 
 def _columns_of(run: RunDirectory, sql: str, wanted: Wanted) -> set[str]:
-    with select(run, f"SELECT * FROM (\n{sql}\n) LIMIT 0") as cursor:
-        columns = {str(column[0]) for column in cursor.description or ()}
+    columns = set(select(run, f"SELECT * FROM (\n{sql}\n) LIMIT 0").columns)
     missing = {"sample_id", "source"} - columns
     if not columns & {"target", "token_ids"}:
         missing.add("target")

@@ -1,0 +1,221 @@
+"""Real DeepSpeed on a tiny Llama: two stages, two processes, and a SIGKILL in the middle."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from transformers import AutoModelForCausalLM
+
+from factory.catalog import connect
+from factory.files import read_json
+from factory.records import RunDirectory
+from tests.student.tiny import (
+    environment,
+    launch,
+    launch_command,
+    losses,
+    save_teacher,
+    start_prepare,
+    student_run,
+)
+
+STUDENT: dict[str, Any] = {
+    "init": {"from_teacher": {"layers": 2}},
+    "checkpoint_steps": 4,
+    "stages": [
+        {
+            "name": "pseudolabel",
+            "data": "pseudolabels",
+            "objective": {"ce": 0.5, "forward_kl": 0.5},
+            "epochs": 8,
+            "learning_rate": 0.01,
+            "batch_tokens": 128,
+            "micro_batch_tokens": 64,
+        },
+        {"name": "gold", "data": "gold", "epochs": 2, "learning_rate": 2e-3, "batch_tokens": 128},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A run that is ready to train."""
+    root = tmp_path_factory.mktemp("training")
+    run = student_run(root / "run", save_teacher(root / "teacher"), STUDENT)
+    done = start_prepare(run)
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(prepared: RunDirectory) -> RunDirectory:
+    """The same run, trained by one process without disturbance."""
+    run = copy(prepared, "trained")
+    done = launch(run)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return run
+
+
+def copy(run: RunDirectory, name: str) -> RunDirectory:
+    """A run as it stands, beside the first."""
+    root = run.root.with_name(name)
+    shutil.copytree(run.root, root)
+    return RunDirectory(root)
+
+
+def curve(run: RunDirectory) -> list[float]:
+    """The losses of all stages."""
+    return losses(run, "pseudolabel") + losses(run, "gold")
+
+
+def test_stages_run_in_order_and_learn(trained: RunDirectory):
+    first, second = trained.stage_records()
+    assert (first["stage"], second["stage"]) == ("pseudolabel", "gold")
+    assert (first["rows"], second["rows"]) == (40, 20)
+    assert first["copied_layers"] == [0, 2]
+    assert first["verdicts"] == "judge-key"
+    assert trained.step("train")["key"] == "train-key"
+    for record in (first, second):
+        values = losses(trained, record["stage"])
+        assert len(values) == record["steps"] == record["files"][0]["rows"]
+        assert values[-1] < values[0]
+    assert losses(trained, "pseudolabel")[-1] < 0.4 * losses(trained, "pseudolabel")[0]
+
+
+def test_the_best_epoch_is_the_one_that_writes_best(trained: RunDirectory):
+    for record in trained.stage_records():
+        assert len(record["scores"]) == record["epochs"]
+        assert record["best_epoch"] == 1 + record["scores"].index(max(record["scores"]))
+
+
+def test_each_stage_leaves_a_model_and_its_newest_state_alone(trained: RunDirectory):
+    for stage in ("pseudolabel", "gold"):
+        folder = trained.path("student", stage)
+        model = AutoModelForCausalLM.from_pretrained(folder / "model")
+        assert model.config.num_hidden_layers == 2
+        assert {"model.safetensors", "tokenizer.json", "generation_config.json"} <= {
+            path.name for path in (folder / "model").iterdir()
+        }
+        states = [path for path in (folder / "checkpoints").iterdir() if path.is_dir()]
+        assert [path.name for path in states] == [
+            read_json(states[0].parent / "newest.json")["tag"]
+        ]
+
+
+def test_the_log_counts_target_tokens_and_tells_each_term(trained: RunDirectory):
+    with connect(trained) as catalog:
+        rows = catalog.sql("SELECT * FROM train_log ORDER BY step").fetchall()
+        names = catalog.sql("SELECT * FROM train_log LIMIT 0").columns
+    log = [dict(zip(names, row, strict=True)) for row in rows]
+    first, second = trained.stage_records()
+    assert [row["step"] for row in log] == list(range(1, first["steps"] + second["steps"] + 1))
+    assert log[first["steps"]]["stage_step"] == 1
+    assert sum(row["tokens"] for row in log[: first["steps"]]) == first["target_tokens"]
+    for row in log:
+        weights = {"ce": 0.5, "forward_kl": 0.5} if row["stage"] == "pseudolabel" else {"ce": 1.0}
+        assert row["terms"].keys() == weights.keys()
+        total = sum(weights[name] * value for name, value in row["terms"].items())
+        assert row["loss"] == pytest.approx(total)
+    assert log[0]["lr"] < log[1]["lr"] > log[first["steps"] - 1]["lr"]
+    assert log[first["steps"]]["lr"] == pytest.approx(2e-3)
+
+
+def test_two_processes_train_as_one(prepared: RunDirectory, trained: RunDirectory):
+    run = copy(prepared, "two")
+    done = launch(run, processes=2)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert curve(run) == pytest.approx(curve(trained), abs=1e-4)
+
+
+def test_a_killed_stage_goes_on_from_its_newest_checkpoint(
+    prepared: RunDirectory, trained: RunDirectory
+):
+    run = copy(prepared, "killed")
+    kill_after_checkpoint(run, step=4)
+    folder = run.path("student", "pseudolabel")
+    reached = read_json(folder / "checkpoints" / "newest.json")["step"]
+    assert not (folder / "stage.json").exists()
+    assert 4 <= reached < len(losses(trained, "pseudolabel"))
+    done = launch(run)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert curve(run) == curve(trained)
+    assert [r["scores"] for r in run.stage_records()] == [
+        r["scores"] for r in trained.stage_records()
+    ]
+    rates = pq.read_table(folder / "train_log.parquet")["tokens_per_second"].to_pylist()
+    assert len(rates) == len(losses(trained, "pseudolabel"))
+
+
+def kill_after_checkpoint(run: RunDirectory, step: int) -> None:
+    """Launch, wait for a checkpoint of at least that step, and SIGKILL all of it."""
+    newest = run.path("student", "pseudolabel", "checkpoints", "newest.json")
+    with subprocess.Popen(
+        launch_command(run),
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        while process.poll() is None:
+            if newest.is_file() and read_json(newest)["step"] >= step:
+                os.killpg(process.pid, signal.SIGKILL)
+                break
+            time.sleep(0.005)
+
+
+@pytest.mark.slow
+def test_finished_stages_are_not_done_again(trained: RunDirectory):
+    run = copy(trained, "again")
+    before = {p: p.stat().st_mtime_ns for p in sorted(run.path("student").rglob("*.safetensors"))}
+    done = launch(run)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("zero_stage", "dtype", "processes", "tolerance"),
+    [
+        (0, "float32", 2, 1e-4),
+        (2, "float32", 2, 1e-4),
+        (3, "float32", 2, 1e-4),
+        (0, "bfloat16", 1, 0.3),
+        (1, "bfloat16", 2, 0.3),
+        (3, "bfloat16", 2, 0.3),
+    ],
+)
+def test_every_zero_stage_gives_the_same_curve(
+    tmp_path: Path,
+    trained: RunDirectory,
+    zero_stage: int,
+    dtype: str,
+    processes: int,
+    tolerance: float,
+):
+    student = {**STUDENT, "dtype": dtype, "deepspeed": {"zero_stage": zero_stage}}
+    run = student_run(tmp_path / "run", save_teacher(tmp_path / "teacher"), student)
+    assert start_prepare(run).returncode == 0
+    done = launch(run, processes)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert curve(run) == pytest.approx(curve(trained), abs=tolerance)
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_stops_the_stage(tmp_path: Path):
+    stage = {"name": "wild", "data": "gold", "learning_rate": 1e30, "epochs": 9, "clip": 1e9}
+    student = {"init": {"from_teacher": {"layers": 1}}, "stages": [{**stage, "batch_tokens": 64}]}
+    run = student_run(tmp_path / "run", save_teacher(tmp_path / "teacher"), student)
+    assert start_prepare(run).returncode == 0
+    done = launch(run)
+    assert done.returncode == 1
+    assert "seqkd: stage wild, step 2: the loss is nan" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not run.path("student", "wild", "stage.json").exists()

@@ -38,7 +38,7 @@ def model_facts(model: str, revision: str | None, place: str) -> ModelFacts:
         ManifestError: there is no such model, or its configuration names no vocabulary.
     """
     folder, commit = _local_folder(model, revision, place)
-    config = read_json(folder / "config.json")
+    config = _config(folder, model, place)
     text = config.get("text_config", config)
     if "vocab_size" not in text:
         raise ManifestError(place, model, "its config.json names no vocab_size: not a text model")
@@ -51,6 +51,16 @@ def model_facts(model: str, revision: str | None, place: str) -> ModelFacts:
         encoder_decoder=bool(config.get("is_encoder_decoder")),
         fingerprint=commit or _fingerprint(folder),
     )
+
+
+def _config(folder: Path, model: str, place: str) -> dict[str, Any]:
+    try:
+        config = read_json(folder / "config.json")
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise ManifestError(place, model, "its config.json is not a JSON object: mend it")
+    return config
 
 
 def _local_folder(model: str, revision: str | None, place: str) -> tuple[Path, str | None]:

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from factory.errors import ManifestError, nearest
 from factory.files import write_text
@@ -68,9 +68,26 @@ def _parse(path: Path) -> dict[str, Any]:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         remedy = f"{' '.join(str(error.problem).split())}: mend the YAML"
         raise ManifestError(f"{path.name}:{line}", None, remedy) from None
+    except YAMLError as error:
+        remedy = f"{' '.join(str(error).split())}: mend the YAML"
+        raise ManifestError(path.name, None, remedy) from None
     if not isinstance(tree, dict):
         raise ManifestError(path.name, tree, "a manifest is a mapping of sections")
-    return tree
+    copied: dict[str, Any] = _unshared(tree, path.name, ())
+    return copied
+
+
+def _unshared(tree: Any, place: str, above: tuple[Any, ...]) -> Any:
+    """A copy in which every YAML alias is a value of its own, to be overridden alone."""
+    if not isinstance(tree, dict | list):
+        return tree
+    if any(tree is node for node in above):
+        raise ManifestError(place, None, "an alias stands inside itself: write it out")
+    if isinstance(tree, list):
+        return [_unshared(value, place, (*above, tree)) for value in tree]
+    if odd := next((key for key in tree if not isinstance(key, str)), None):
+        raise ManifestError(place, odd, "keys are words: quote it")
+    return {key: _unshared(value, place, (*above, tree)) for key, value in tree.items()}
 
 
 def _walk(tree: Any, key: str) -> Iterator[tuple[Any, Any, str]]:
@@ -102,11 +119,11 @@ def _expand(text: str, place: str) -> str:
 
 def _override(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    if not equals or not key:
+    if not equals or not all(key.split(".")):
         raise ManifestError("--set", override, "write it as section.key=value")
     try:
         value = YAML(typ="safe", pure=True).load(text)
-    except MarkedYAMLError:
+    except YAMLError:
         raise ManifestError(f"--set {key}", text, "is not a YAML value: quote it") from None
     *parents, last = key.split(".")
     node: Any = tree
@@ -186,8 +203,7 @@ def _absolute_model(node: dict[str, Any], key: str, base: Path) -> None:
 
 
 def _first_mistake(error: ValidationError, place: str) -> ManifestError:
-    details = error.errors(include_url=False)
-    first = next((d for d in details if d["type"] == "extra_forbidden"), details[0])
+    first = min(error.errors(include_url=False), key=_distance)
     location = [part for part in first["loc"] if not _is_union_tag(part)]
     where = f"{place} {'.'.join(map(str, location))}".strip()
     if first["type"] == "extra_forbidden":
@@ -197,6 +213,14 @@ def _first_mistake(error: ValidationError, place: str) -> ManifestError:
     message = first["msg"].removeprefix("Value error, ")
     shown = None if isinstance(first["input"], dict | BaseModel) else first["input"]
     return ManifestError(where, shown, message[0].lower() + message[1:])
+
+
+def _distance(detail: Any) -> int:
+    """How far a mistake is from what was meant: in a union, most kinds tried were not meant."""
+    telling = ("extra_forbidden", "value_error", "missing")
+    if detail["type"] in telling:
+        return telling.index(detail["type"])
+    return len(telling) + isinstance(detail["input"], dict)
 
 
 def _is_union_tag(part: Any) -> bool:

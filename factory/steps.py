@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from factory.engines import DECODINGS
@@ -58,6 +59,8 @@ def make_plan(manifest: Manifest, limit: int = 0) -> Plan:
         UserError: a part of the manifest cannot work, whatever the data.
     """
     check_rules(manifest)
+    if manifest.candidates_from:
+        RunDirectory.existing(Path(manifest.candidates_from))
     teacher = manifest.teacher
     if teacher is None:
         return Plan(manifest, None, Prompter(None, manifest.prompt), None, limit)

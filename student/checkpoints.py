@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import deepspeed
 import torch
 import torch.distributed as dist
 
@@ -15,6 +16,8 @@ from factory.files import read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+Whole = Callable[[torch.nn.Parameter], AbstractContextManager[Any]]
 
 
 @dataclass(slots=True)
@@ -88,26 +91,21 @@ class Checkpoints:
         dist.barrier()
 
 
-def export(engine: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def export(engine: Any, tokenizer: PreTrainedTokenizerFast, folder: Path, whole: Whole) -> None:
     """Write the present model as a Hugging Face folder; all processes take part.
 
-    Under ZeRO-3 parameters are gathered one by one, so that no process holds more than the first.
+    `whole` makes one parameter whole while a body runs, so that no process holds more than the
+    first, and that one no more than the model.
     """
-    state = _gathered(engine)
-    if dist.get_rank() == 0:
-        shutil.rmtree(folder, ignore_errors=True)
-        engine.module.save_pretrained(folder, state_dict=state)
-        tokenizer.save_pretrained(folder)
-    dist.barrier()
-
-
-def _gathered(engine: Any) -> dict[str, torch.Tensor]:
-    partitioned = engine.zero_optimization_stage() == 3
     state = {}
     for name, parameter in engine.module.named_parameters():
-        with deepspeed.zero.GatheredParameters([parameter], enabled=partitioned):
+        with whole(parameter):
             if dist.get_rank() == 0:
                 state[name] = parameter.detach().cpu().clone()
-    buffers = dict(engine.module.named_buffers())
-    kept = set(engine.module.state_dict()) & set(buffers)
-    return state | {name: buffers[name].detach().cpu() for name in kept}
+    if dist.get_rank() == 0:
+        saved = engine.module.state_dict()
+        buffers = {n: b.cpu() for n, b in engine.module.named_buffers() if n in saved}
+        shutil.rmtree(folder, ignore_errors=True)
+        engine.module.save_pretrained(folder, state_dict=state | buffers)
+        tokenizer.save_pretrained(folder)
+    dist.barrier()

@@ -6,13 +6,10 @@ goes on from its newest checkpoint.
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import nullcontext
 from typing import Any
 
-import deepspeed
-import torch
 import torch.distributed as dist
 
 from factory.files import write_json
@@ -23,7 +20,7 @@ from student.checkpoints import Position
 from student.entry import run_process
 from student.log import TrainLog
 from student.plan import PlannedStage, plan
-from student.trainer import StageTrainer
+from student.trainer import StageTrainer, join_processes
 
 
 def train_run(run: RunDirectory, key: str) -> None:
@@ -34,9 +31,7 @@ def train_run(run: RunDirectory, key: str) -> None:
         RunError: the run is not prepared.
     """
     manifest = run.manifest()
-    _compile_nothing()
-    deepspeed.init_distributed(verbose=False)
-    _share_cores()
+    join_processes()
     began, steps_before, names = time.monotonic(), 0, []
     for planned in list(plan(run, manifest)):
         record = planned.done() or _train_stage(run, manifest, planned, steps_before)
@@ -93,17 +88,6 @@ def _record(
 
 def _silent(done: int, note: str = "") -> None:
     """Report nothing."""
-
-
-def _compile_nothing() -> None:
-    """On a CPU DeepSpeed would compile an all-reduce of its own for half a minute; gloo has one."""
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-
-
-def _share_cores() -> None:
-    """Processes on one machine share its cores, unless the user has said how."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // dist.get_world_size()))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -43,6 +45,18 @@ class Outcome:
     loss: float
     terms: dict[str, float]
     tokens: int
+
+
+def join_processes() -> None:
+    """Form the group of the processes that were launched together.
+
+    On a CPU, DeepSpeed would compile an all-reduce of its own for half a minute: gloo has one. The
+    processes share the cores, unless the user has said how.
+    """
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(verbose=False)
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // dist.get_world_size()))
 
 
 class TargetHead:
@@ -136,7 +150,8 @@ class StageTrainer:
         began = time.monotonic()
         epoch, last = position.epoch, position.epoch == self.stage.epochs
         if self.validator or last:
-            export(self.engine, self.tokenizer, self.checkpoints.epoch_model(epoch))
+            folder = self.checkpoints.epoch_model(epoch)
+            export(self.engine, self.tokenizer, folder, self._whole)
             position.best = position.best or epoch
         if self.validator:
             position.scores.append(self.validator.score(self.checkpoints.epoch_model(epoch)))
@@ -151,6 +166,13 @@ class StageTrainer:
         """What scores epochs, or None where the run has no validation split."""
         validator = Validator(self.run, self.manifest, self.tokenizer)
         return validator if len(validator) else None
+
+    def _whole(self, parameter: torch.nn.Parameter) -> AbstractContextManager[Any]:
+        partitioned = self.student.deepspeed.zero_stage == 3
+        gathered: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(
+            [parameter], enabled=partitioned
+        )
+        return gathered
 
     def _step(self, step: Indices, number: int, rate: float) -> Outcome:
         """One optimiser step; the loss is a mean over its target tokens, of all processes."""

@@ -65,8 +65,10 @@ def run_steps(
         job = Job(run, plan, lock, fresh, tell)
         _agree(job)
         for step in plan.steps():
-            if step == "samples" or step in wanted:
+            if step in wanted:
                 _require_before(job, step, wanted)
+        for step in plan.steps():
+            if step == "samples" or step in wanted:
                 _do(job, step)
                 run.adopt(manifest)
                 catalog.refresh(run)

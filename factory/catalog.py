@@ -61,7 +61,7 @@ SHARD_COLUMNS = {
     "files": 'STRUCT(path VARCHAR, "rows" BIGINT, sha256 VARCHAR)[]',
 }
 TABLE_FUNCTIONS = {"unnest", "range", "generate_series", "json_each", "json_tree"}
-MEMORY = 2 << 30
+MEMORY = 1 << 30
 STORAGE = "v1.4.0"  # the oldest DuckDB that should open catalog.duckdb
 
 Connection = duckdb.DuckDBPyConnection

@@ -1,4 +1,4 @@
-"""The data card: its front matter, its numbers against SQL, and text from the data made harmless."""
+"""The data card: its front matter, its numbers against SQL, text from the data made harmless."""
 
 from __future__ import annotations
 

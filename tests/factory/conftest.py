@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,15 @@ NASTY = "a | b <b>*c*</b> `d`\n[e](f) \x1b[31m"
 
 
 @pytest.fixture
-def finished(tmp_path: Path) -> RunDirectory:
+def finished(tmp_path: Path, pristine: RunDirectory) -> RunDirectory:
+    """A copy that a test may damage."""
+    return RunDirectory(Path(shutil.copytree(pristine.root, tmp_path / "finished")))
+
+
+@pytest.fixture(scope="session")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     run = make_run(
-        tmp_path / "finished",
+        tmp_path_factory.mktemp("runs") / "pristine",
         license="cc-by-4.0",
         languages=["en", "fr"],
         student={"init": {"model": "some/student"}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 from pathlib import Path
 
@@ -23,7 +24,7 @@ STAGES = [{"name": "gold", "data": "gold"}]
 @given(st.integers(1, 500), st.integers(1, 12))
 def test_folds_differ_by_one_row_at_most(rows: int, folds: int):
     bounds = fold_bounds(rows, folds)
-    sizes = [b - a for a, b in zip(bounds, bounds[1:], strict=False)]
+    sizes = [b - a for a, b in itertools.pairwise(bounds)]
     assert sum(sizes) == rows
     assert max(sizes) - min(sizes) <= 1
 

@@ -62,7 +62,9 @@ def token_limit(spec: int | Lengths, n_prompt_tokens: int) -> int:
     """The most tokens a target may have: a function of its own row alone."""
     if isinstance(spec, int):
         return spec
-    return max(1, min(spec.cap, math.ceil(spec.ratio * n_prompt_tokens + spec.plus)))
+    # Rounded first: 1.1 · 100 is a hair more than 110.
+    wanted = math.ceil(round(spec.ratio * n_prompt_tokens + spec.plus, 6))
+    return max(1, min(spec.cap, wanted))
 
 
 def encode_targets(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
@@ -75,6 +77,8 @@ def decode_targets(
     tokenizer: PreTrainedTokenizerFast, sequences: Sequence[Sequence[int]]
 ) -> list[str]:
     """The text of each id sequence, special tokens left out, spaces as the tokenizer gives them."""
+    if not sequences:
+        return []
     texts: list[str] = tokenizer.batch_decode(
         [list(ids) for ids in sequences],
         skip_special_tokens=True,
@@ -147,10 +151,14 @@ class Prompter:
         return parts
 
     def _forges(self, parts: Sequence[str], text: str) -> bool:
-        """Whether the rendered text holds a special token that no literal of the template holds."""
-        found = sum(1 for _ in self.special.finditer(text))
-        meant = sum(1 for literal in parts[::2] for _ in self.special.finditer(literal))
-        return found != meant or any(self.special.search(field) for field in parts[1::2])
+        """Whether the rendered text holds other special tokens than the template's literals do."""
+        meant = []
+        begin = 0
+        for index, part in enumerate(parts):
+            for found in self.special.finditer(part) if index % 2 == 0 else ():
+                meant.append((begin + found.start(), found[0]))
+            begin += len(part)
+        return meant != [(found.start(), found[0]) for found in self.special.finditer(text)]
 
     def _encode_apart(self, parts: Sequence[str]) -> list[int]:
         pieces: list[str] = [""]
@@ -184,6 +192,8 @@ def prompt_hashes(encoded: Iterable[Sequence[int]]) -> list[int]:
 def _encode(
     tokenizer: PreTrainedTokenizerFast, texts: list[str], *, as_text: bool
 ) -> list[list[int]]:
+    if not texts:
+        return []
     encoded = tokenizer(
         texts,
         add_special_tokens=False,

@@ -155,10 +155,13 @@ class Prompter:
         meant = []
         begin = 0
         for index, part in enumerate(parts):
-            for found in self.special.finditer(part) if index % 2 == 0 else ():
-                meant.append((begin + found.start(), found[0]))
+            if index % 2 == 0:
+                meant += self._specials(part, begin)
             begin += len(part)
-        return meant != [(found.start(), found[0]) for found in self.special.finditer(text)]
+        return meant != self._specials(text, 0)
+
+    def _specials(self, text: str, begin: int) -> list[tuple[int, str]]:
+        return [(begin + found.start(), found[0]) for found in self.special.finditer(text)]
 
     def _encode_apart(self, parts: Sequence[str]) -> list[int]:
         pieces: list[str] = [""]

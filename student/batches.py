@@ -16,8 +16,9 @@ from student.dataset import StageRows
 from student.objectives import Sparse
 
 Indices = npt.NDArray[np.int64]
+Array = npt.NDArray[Any]
+Row = dict[str, Array]
 POOL_STEPS = 32  # optimiser steps whose rows are sorted by length together
-IGNORED = -100
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,14 @@ class Batch:
         teacher = Sparse(*(t.to(device) for t in self.teacher)) if self.teacher else None
         rest = (self.predicts.to(device), self.targets.to(device), self.mask.to(device))
         return Batch(moved, *rest, teacher)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a model takes its input. `start` begins a decoder's input; None is a decoder alone."""
+
+    pad: int
+    start: int | None = None
 
 
 def seed_of(*parts: object) -> int:
@@ -91,47 +100,62 @@ def split_step(
         rounds += 1
 
 
-def collate(rows: StageRows, indices: Sequence[int] | Indices, pad: int, teacher: bool) -> Batch:
-    """Tensors of some rows for a decoder: prompt, target, padding.
+def collate(
+    rows: StageRows, indices: Sequence[int] | Indices, layout: Layout, teacher: bool
+) -> Batch:
+    """Tensors of some rows, with the teacher's distributions if asked for.
 
     No rows at all make a batch of one masked token, for a process that has to keep step.
     """
-    if not len(indices):
-        return _idle(rows, pad, teacher)
-    parts = [rows.row(int(index)) for index in indices]
-    prompts = [len(part["prompt_ids"]) for part in parts]
-    ends = [n + len(part["target_ids"]) for n, part in zip(prompts, parts, strict=True)]
-    ids = np.full((len(parts), max(ends)), pad, dtype=np.int64)
-    predicts = np.zeros(ids.shape, dtype=bool)
-    for i, (part, start, end) in enumerate(zip(parts, prompts, ends, strict=True)):
-        ids[i, :start] = part["prompt_ids"]
-        ids[i, start:end] = part["target_ids"]
-        predicts[i, start - 1 : end - 1] = True
+    chosen = [int(index) for index in indices] or [0]
+    parts = [rows.row(index) for index in chosen]
+    arrange = _decoder if layout.start is None else _encoder_decoder
+    inputs, predicts = arrange(parts, layout)
     targets = torch.from_numpy(np.concatenate([part["target_ids"] for part in parts])).long()
     return Batch(
-        {"input_ids": torch.from_numpy(ids)},
+        {name: torch.from_numpy(array) for name, array in inputs.items()},
         torch.from_numpy(predicts),
         targets,
-        torch.ones_like(targets, dtype=torch.bool),
+        torch.full(targets.shape, len(indices) > 0),
         _sparse(parts) if teacher else None,
     )
 
 
-def _idle(rows: StageRows, pad: int, teacher: bool) -> Batch:
-    k = int(rows.row(0)["k"][0]) if teacher else 0
-    nothing = Sparse(
-        torch.zeros(1, k, dtype=torch.long), torch.full((1, k), -torch.inf), torch.zeros(1)
-    )
-    return Batch(
-        {"input_ids": torch.full((1, 2), pad)},
-        torch.tensor([[True, False]]),
-        torch.zeros(1, dtype=torch.long),
-        torch.zeros(1, dtype=torch.bool),
-        nothing if teacher else None,
-    )
+def _decoder(parts: list[Row], layout: Layout) -> tuple[dict[str, Array], Array]:
+    """Prompt and target in one sequence; the position before a token predicts it."""
+    joined = [np.concatenate([part["prompt_ids"], part["target_ids"]]) for part in parts]
+    ids = _padded(joined, layout.pad)
+    predicts = np.zeros(ids.shape, dtype=bool)
+    for i, (part, whole) in enumerate(zip(parts, joined, strict=True)):
+        predicts[i, len(part["prompt_ids"]) - 1 : len(whole) - 1] = True
+    return {"input_ids": ids}, predicts
 
 
-def _sparse(parts: list[dict[str, npt.NDArray[Any]]]) -> Sparse:
+def _encoder_decoder(parts: list[Row], layout: Layout) -> tuple[dict[str, Array], Array]:
+    """Prompts for the encoder; targets, one place to the right, for the decoder."""
+    prompts = [part["prompt_ids"] for part in parts]
+    shifted = [np.concatenate([[layout.start or 0], part["target_ids"][:-1]]) for part in parts]
+    inputs = {
+        "input_ids": _padded(prompts, layout.pad),
+        "attention_mask": _lengths_mask(prompts).astype(np.int64),
+        "decoder_input_ids": _padded(shifted, layout.pad),
+    }
+    return inputs, _lengths_mask(shifted)
+
+
+def _padded(lists: list[Array], pad: int) -> Array:
+    ids = np.full((len(lists), max(map(len, lists))), pad, dtype=np.int64)
+    ids[_lengths_mask(lists)] = np.concatenate(lists)
+    return ids
+
+
+def _lengths_mask(lists: list[Array]) -> Array:
+    lengths = np.array([len(entry) for entry in lists])
+    mask: Array = np.arange(lengths.max()) < lengths[:, None]
+    return mask
+
+
+def _sparse(parts: list[Row]) -> Sparse:
     """Distributions of all positions, widened to the largest k by tokens without mass."""
     shapes = [(len(part["target_ids"]), int(part["k"][0])) for part in parts]
     positions, widest = sum(n for n, _ in shapes), max(k for _, k in shapes)

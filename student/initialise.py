@@ -136,6 +136,8 @@ def _from_config(given: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> P
     fields.setdefault("vocab_size", len(tokenizer))
     try:
         config = AutoConfig.for_model(model_type, **fields)
+        if config.is_encoder_decoder and config.decoder_start_token_id is None:
+            config.decoder_start_token_id = tokenizer.pad_token_id
         return _auto(config).from_config(config, dtype=torch.float32)
     except (ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]

@@ -21,7 +21,7 @@ from factory.manifest import Manifest, Student
 from factory.progress import Advance
 from factory.prompts import load_tokenizer
 from factory.records import RunDirectory
-from student.batches import Indices, collate, plan_epoch, seed_of, split_step
+from student.batches import Indices, Layout, collate, plan_epoch, seed_of, split_step
 from student.checkpoints import Checkpoints, Position, export
 from student.dataset import StageRows
 from student.entry import stop_if_abandoned
@@ -75,6 +75,13 @@ class TargetHead:
         return (hidden if self.predicts is None else hidden[self.predicts], *rest)
 
 
+def layout_of(model: Any, tokenizer: PreTrainedTokenizerFast) -> Layout:
+    """How a model takes its input; padding may be any token, since it is never looked at."""
+    pad = tokenizer.pad_token_id
+    start = model.config.decoder_start_token_id if model.config.is_encoder_decoder else None
+    return Layout(int(pad if pad is not None else tokenizer.eos_token_id), start)
+
+
 class StageTrainer:
     """Trains one stage; every process of the launch holds one and keeps step with the others."""
 
@@ -90,6 +97,7 @@ class StageTrainer:
         model = load(str(planned.start))
         model.train()
         self.head = TargetHead(model)
+        self.layout = layout_of(model, self.tokenizer)
         groups = parameter_groups(model, self.stage.weight_decay)
         optimiser = torch.optim.AdamW(groups, lr=self.stage.learning_rate)
         self.engine, self.optimiser, *_ = deepspeed.initialize(
@@ -196,8 +204,7 @@ class StageTrainer:
         DeepSpeed averages gradients over the processes: times their number, the sum is exact.
         """
         distributions = "forward_kl" in self.weights.terms
-        pad = int(self.tokenizer.pad_token_id or 0)
-        batch = collate(self.rows, piece, pad, distributions).to(self.engine.device)
+        batch = collate(self.rows, piece, self.layout, distributions).to(self.engine.device)
         self.head.predicts = batch.predicts
         logits = self.engine(**batch.inputs, use_cache=False).logits
         terms = per_token(logits, batch.targets, batch.teacher, batch.mask, self.weights)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
-from student.batches import collate, plan_epoch, seed_of, split_step
+from student.batches import Layout, collate, plan_epoch, seed_of, split_step
+from student.objectives import Weights, per_token
+from student.trainer import TargetHead
 
 LENGTHS = st.lists(st.integers(2, 50), min_size=1, max_size=200).map(np.array)
 
@@ -69,7 +76,7 @@ def test_rows_of_like_length_train_together():
 
 def test_collate_predicts_targets_alone():
     rows = Rows(([5, 6, 7], [8, 2]), ([9], [10, 11, 2]))
-    batch = collate(rows, [0, 1], pad=0, teacher=True)
+    batch = collate(rows, [0, 1], Layout(0), teacher=True)
     assert batch.inputs["input_ids"].tolist() == [[5, 6, 7, 8, 2], [9, 10, 11, 2, 0]]
     assert batch.predicts.tolist() == [
         [False, False, True, True, False],
@@ -83,9 +90,51 @@ def test_collate_predicts_targets_alone():
     assert batch.teacher.tail_logprob.tolist() == [-3.0] * 5
 
 
-def test_a_process_without_rows_gets_one_masked_token():
-    batch = collate(Rows(([1], [2])), [], pad=0, teacher=True)
+def test_a_process_without_rows_gets_a_masked_batch():
+    batch = collate(Rows(([1], [2])), [], Layout(0), teacher=True)
     assert batch.mask.tolist() == [False]
     assert batch.predicts.sum() == len(batch.targets) == 1
     assert batch.teacher is not None
     assert batch.teacher.ids.shape == (1, 2)
+
+
+def test_an_encoder_takes_the_prompt_and_a_decoder_the_target_shifted():
+    batch = collate(Rows(([5, 6, 7], [8, 2]), ([9], [10, 11, 2])), [0, 1], Layout(0, 4), False)
+    assert batch.inputs["input_ids"].tolist() == [[5, 6, 7], [9, 0, 0]]
+    assert batch.inputs["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch.inputs["decoder_input_ids"].tolist() == [[4, 8, 0], [4, 10, 11]]
+    assert batch.predicts.tolist() == [[True, True, False], [True, True, True]]
+    assert batch.targets.tolist() == [8, 2, 10, 11, 2]
+
+
+TINY: dict[str, Any] = {"vocab_size": 20, "pad_token_id": 0, "eos_token_id": 2}
+LLAMA = LlamaConfig(
+    **TINY, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2
+)
+T5 = T5Config(
+    **TINY, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "layout"),
+    [(LlamaForCausalLM(LLAMA), Layout(0)), (T5ForConditionalGeneration(T5), Layout(0, 0))],
+    ids=["decoder", "encoder-decoder"],
+)
+def test_the_loss_is_that_of_the_model_with_labels(model: Any, layout: Layout):
+    """What passes the head, and where it stands, against transformers' own labels, row by row."""
+    rows = Rows(([5, 6, 7], [8, 2]), ([9], [10, 11, 2]))
+    model.eval()
+    own = []
+    for index in range(2):
+        prompt, target = (torch.tensor([part]) for part in rows.parts[index])
+        masked = torch.cat([torch.full_like(prompt, -100), target], dim=1)
+        given = (torch.cat([prompt, target], dim=1), masked)
+        ids, labels = given if layout.start is None else (prompt, target)
+        own.append(model(input_ids=ids, labels=labels).loss.item() * target.numel())
+    batch = collate(rows, [0, 1], layout, teacher=False)
+    TargetHead(model).predicts = batch.predicts
+    logits = model(**batch.inputs, use_cache=False).logits
+    assert logits.shape == (5, 20)
+    values = per_token(logits, batch.targets, None, batch.mask, Weights({"ce": 1.0}))["ce"]
+    assert values.sum().item() == pytest.approx(sum(own), rel=1e-5)

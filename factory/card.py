@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import re
 import time
 from typing import Any
 
 import jinja2
 from markupsafe import Markup, escape
-from ruamel.yaml import YAML
 
 from factory.catalog import connect
 from factory.files import shipped, write_text
 from factory.manifest import Manifest
+from factory.reading import to_yaml
 from factory.records import RunDirectory
 from factory.tables import plain
 from factory.viewing import Facts, digest_run, fetch
@@ -77,9 +76,9 @@ def _facts(run: RunDirectory) -> Facts:
         }
     tree = manifest.model_dump(mode="json", exclude_unset=True)
     return facts | {
-        "front_matter": Markup(_yaml(front_matter(manifest, facts))),  # noqa: S704 — our YAML
+        "front_matter": Markup(to_yaml(front_matter(manifest, facts))),  # noqa: S704 — our YAML
         "manifest": manifest,
-        "manifest_yaml": Markup(_yaml(_portable(tree))),  # noqa: S704 — stands in a code block
+        "manifest_yaml": Markup(to_yaml(_portable(tree))),  # noqa: S704 — stands in a code block
         "teacher_name": _short_path(manifest.teacher.model) if manifest.teacher else None,
         "teacher": record.get("teacher"),
         "tokenizer": record.get("tokenizer"),
@@ -111,15 +110,6 @@ def _rows(facts: Facts) -> int:
 
 def _size(rows: int) -> str:
     return next((name for limit, name in SIZES + LARGER if rows < limit), "n>1T")
-
-
-def _yaml(tree: Any) -> str:
-    stream = io.StringIO()
-    yaml: Any = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False
-    yaml.dump(tree, stream)
-    return stream.getvalue()
 
 
 def _portable(tree: Any) -> Any:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from factory.errors import DamagedFile
+
 TEMPORARY = ".tmp"
 CHUNK = 1 << 20
 
@@ -47,8 +49,15 @@ def replace_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file that `write_json` wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read a JSON file that `write_json` wrote.
+
+    Raises:
+        DamagedFile: it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DamagedFile(f"{path}: is not whole JSON: {error}") from None
 
 
 def sweep(folder: Path) -> None:

@@ -55,7 +55,7 @@ def logits_table(
     rows = [row for row in _ranked(sample_ids, prompt_hashes, results) if row.hypothesis]
     kept = [row.hypothesis for row in rows if row.hypothesis]
     lengths = np.array([len(h.token_ids) for h in kept], np.int64)
-    widths = np.array([h.topk_ids.shape[1] if h.topk_ids is not None else 0 for h in kept])
+    widths = np.array([0 if h.topk_ids is None else h.topk_ids.shape[1] for h in kept], np.int64)
     tops = [h.topk_logprobs for h in kept if h.topk_logprobs is not None]
     columns = {
         "sample_id": [row.sample_id for row in rows],
@@ -124,8 +124,8 @@ def _lists(
     parts: list[npt.NDArray[Any]], lengths: npt.NDArray[np.int64], dtype: str
 ) -> pa.ListArray:
     values = np.concatenate(parts) if parts else np.array([], dtype)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.astype(dtype, copy=False)))
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+    return pa.ListArray.from_arrays(offsets, pa.array(values.astype(dtype, copy=False)))
 
 
 def _column(values: Any, kind: pa.DataType, length: int) -> pa.Array:

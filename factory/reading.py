@@ -48,13 +48,17 @@ def validate(tree: Any, place: str) -> Manifest:
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
     """Write the resolved manifest as YAML that `load_manifest` reads back to the same value."""
+    write_text(path, to_yaml(manifest.model_dump(mode="json", exclude_unset=True)))
+
+
+def to_yaml(tree: Any) -> str:
+    """A tree as block YAML, keys in their own order."""
     stream = io.StringIO()
-    tree = manifest.model_dump(mode="json", exclude_unset=True)
     yaml: Any = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False
     yaml.dump(tree, stream)
-    write_text(path, stream.getvalue())
+    return stream.getvalue()
 
 
 def _parse(path: Path) -> dict[str, Any]:

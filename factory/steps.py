@@ -132,7 +132,7 @@ def rules_key(manifest: Manifest) -> str:
     folder = shipped("sql")
     texts = [
         p.read_text("utf-8")
-        for f in ("signals", "rules")
+        for f in ("signals", "rules", "select")
         for p in sorted(folder.glob(f"{f}/*.sql"))
     ]
     return digest([manifest.judge.model_dump(mode="json"), texts])

@@ -21,6 +21,8 @@ from factory.records import RunDirectory
 
 PARENT = "SEQKD_PARENT_PID"
 SECONDS_BETWEEN_LOOKS = 0.1
+# Threads that wait by spinning cost a busy machine most of its speed; see docs/decisions.md.
+DEFAULTS = {"OMP_WAIT_POLICY": "passive"}
 
 
 def run_worker(
@@ -41,7 +43,7 @@ def run_worker(
     log.parent.mkdir(exist_ok=True)
     _forget(report, failure)
     told = {REPORT_TO: str(report), TELL_FAILURE_TO: str(failure), PARENT: str(os.getpid())}
-    variables = {**os.environ, **_import_path(), **(environment or {}), **told}
+    variables = {**DEFAULTS, **os.environ, **_import_path(), **(environment or {}), **told}
     with log.open("ab") as output, following(report) as bar:
         process = subprocess.Popen(
             command,

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from factory.errors import ManifestError
+from factory.errors import DamagedFile, ManifestError
 from factory.files import read_json
 
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
@@ -39,8 +39,9 @@ def model_facts(model: str, revision: str | None, place: str) -> ModelFacts:
     """
     folder, commit = _local_folder(model, revision, place)
     config = _config(folder, model, place)
-    text = config.get("text_config", config)
-    if "vocab_size" not in text:
+    nested = config.get("text_config")
+    text = nested if isinstance(nested, dict) else config
+    if not isinstance(text.get("vocab_size"), int):
         raise ManifestError(place, model, "its config.json names no vocab_size: not a text model")
     return ModelFacts(
         model=model,
@@ -56,7 +57,7 @@ def model_facts(model: str, revision: str | None, place: str) -> ModelFacts:
 def _config(folder: Path, model: str, place: str) -> dict[str, Any]:
     try:
         config = read_json(folder / "config.json")
-    except ValueError:
+    except DamagedFile:
         config = None
     if not isinstance(config, dict):
         raise ManifestError(place, model, "its config.json is not a JSON object: mend it")
@@ -85,10 +86,10 @@ def _local_folder(model: str, revision: str | None, place: str) -> tuple[Path, s
 
 
 def _fingerprint(folder: Path) -> str:
-    """Digest of a model folder: whole small files; size, head and tail of the weights."""
+    """Digest of a model folder: configurations whole; size, head and tail of weights."""
     digest = hashlib.sha256()
-    weights = sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.bin"))
-    for path in [folder / "config.json", *weights]:
+    kinds = ("config.json", "generation_config.json", "*.safetensors", "*.bin")
+    for path in (path for kind in kinds for path in sorted(folder.glob(kind))):
         digest.update(f"{path.name}:{path.stat().st_size}".encode())
         with path.open("rb") as stream:
             digest.update(stream.read(SAMPLED_BYTES))

@@ -19,7 +19,7 @@ def start(directory: Path) -> list[Path]:
     Raises:
         RunError: the folder already holds something.
     """
-    if directory.exists() and any(directory.iterdir()):
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise RunError(directory, None, "is not empty: name a new folder")
     rows = [
         {

@@ -129,7 +129,7 @@ class _Work:
         self.tokens = 0
         teacher = run.record().get("teacher", {})
         dumped = manifest.model_dump(mode="json", include={"prompt", "generate", "logits"})
-        self._signature = {"generate": key, "teacher": teacher, **dumped, **library_versions()}
+        self._signature = {"key": key, "teacher": teacher, **dumped, **library_versions()}
 
     def __enter__(self) -> _Work:
         return self

@@ -13,18 +13,21 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.representer import SafeRepresenter
 
 from factory.errors import ManifestError, nearest
 from factory.files import write_text
 from factory.manifest import Manifest
 
-VARIABLE = re.compile(r"\$\{(\w+)\}")
+VARIABLE = re.compile(r"\$(\$?)\{(\w+)\}")
 MODEL_KEYS = ("teacher.model", "student.init.model", "student.init.tokenizer.model")
 SPLITS = ("train", "unlabeled", "validation", "test")
 
 
 def load_manifest(path: Path, overrides: Sequence[str] = ()) -> Manifest:
     """Read, override and validate a manifest; every path in the result is absolute.
+
+    `${VAR}` reads the environment, `$${VAR}` stands for the text `${VAR}`.
 
     Raises:
         ManifestError: naming the key, the value and the remedy.
@@ -48,17 +51,33 @@ def validate(tree: Any, place: str) -> Manifest:
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
     """Write the resolved manifest as YAML that `load_manifest` reads back to the same value."""
-    write_text(path, to_yaml(manifest.model_dump(mode="json", exclude_unset=True)))
+    tree = manifest.model_dump(mode="json", exclude_unset=True)
+    for container, index, _ in _walk(tree, ""):
+        if isinstance(container[index], str):
+            container[index] = VARIABLE.sub(r"$\g<0>", container[index])
+    write_text(path, to_yaml(tree))
 
 
 def to_yaml(tree: Any) -> str:
     """A tree as block YAML, keys in their own order."""
     stream = io.StringIO()
     yaml: Any = YAML(typ="safe", pure=True)
+    yaml.Representer = _Representer
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False
     yaml.dump(tree, stream)
     return stream.getvalue()
+
+
+class _Representer(SafeRepresenter):
+    """Quotes what is not printable: of NEL and its like, plain style makes line breaks."""
+
+    def represent_str(self, text: str) -> Any:
+        style = None if text.isprintable() else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Representer.add_representer(str, _Representer.represent_str)
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -113,7 +132,9 @@ def _expand_variables(tree: Any, place: str, root: str) -> None:
 
 def _expand(text: str, place: str) -> str:
     def value(match: re.Match[str]) -> str:
-        name = match[1]
+        escaped, name = match.groups()
+        if escaped:
+            return match[0][1:]
         if name not in os.environ:
             raise ManifestError(place, match[0], f"set the environment variable {name}")
         return os.environ[name]
@@ -133,7 +154,8 @@ def _override(tree: dict[str, Any], override: str) -> None:
     node: Any = tree
     for parent in parents:
         node = _descend(node, parent, key)
-    given: Any = {last: _expand(value, f"--set {key}") if isinstance(value, str) else value}
+    given: Any = {last: _unshared(value, f"--set {key}", ())}
+    _expand_variables(given, "--set", ".".join(parents))
     for parent in reversed(parents):
         given = {parent: given}
     _make_absolute(given, Path.cwd(), _named_files(tree))
@@ -174,7 +196,7 @@ def _make_absolute(tree: dict[str, Any], base: Path, columns: frozenset[str] = f
     data = tree.get("data")
     if isinstance(data, dict):
         _absolute(data, "root", base)
-        root = Path(data["root"]) if isinstance(data.get("root"), str) else base
+        root = data["root"] if isinstance(data.get("root"), str) else base
         for name in SPLITS:
             split = data.get(name)
             if isinstance(split, dict):
@@ -191,9 +213,13 @@ def _make_absolute(tree: dict[str, Any], base: Path, columns: frozenset[str] = f
             _absolute_model(node, last, base)
 
 
-def _absolute(node: dict[str, Any], key: str, base: Path) -> None:
+def _absolute(node: dict[str, Any], key: str, base: Path | str) -> None:
     value = node.get(key)
-    if isinstance(value, str) and "://" not in value:
+    if not isinstance(value, str) or "://" in value:
+        return
+    if "://" in str(base):
+        node[key] = f"{str(base).rstrip('/')}/{value}"
+    else:
         node[key] = os.path.normpath(base / Path(value).expanduser())
 
 

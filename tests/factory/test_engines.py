@@ -105,7 +105,7 @@ def test_what_the_engine_refuses_comes_back_as_a_result(engines, tiny_tokenizer)
 
 
 def test_the_window_bounds_what_is_inside(requests):
-    """However many requests there are, no more than `window` wait in the engine, and none is lost."""
+    """However many requests there are, `window` at most are in the engine, and none is lost."""
 
     class Counting:
         context, encoder_decoder = None, False

@@ -87,7 +87,7 @@ def test_parts_carry_the_signature_of_the_run(undisturbed):
     run = RunDirectory(undisturbed)
     for file in run.files("candidates") + run.files("logits"):
         signature = json.loads(pq.read_schema(run.path(file["path"])).metadata[b"seqkd.signature"])
-        assert signature["generate"] == run.step("generate")["key"]
+        assert signature["key"] == run.step("generate")["key"]
         assert signature["teacher"]["fingerprint"] == run.record()["teacher"]["fingerprint"]
 
 

@@ -40,7 +40,7 @@ class UserError(SeqkdError):
     def __init__(self, place: object, value: object, remedy: str) -> None:
         self.place, self.value, self.remedy = str(place), value, remedy
         shown = "" if value is None else f" {_short(value)}:"
-        super().__init__(f"{place}:{shown} {remedy}")
+        super().__init__(" ".join(f"{place}:{shown} {remedy}".splitlines()))
 
 
 class ManifestError(UserError):

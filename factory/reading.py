@@ -165,11 +165,10 @@ def _override(tree: dict[str, Any], override: str) -> None:
 
 
 def _descend(node: Any, part: str, key: str) -> Any:
-    if isinstance(node, list):
-        return node[_index(node, part, key)]
-    child = node.get(part)
+    index = _index(node, part, key)
+    child = node.get(index) if isinstance(node, dict) else node[index]
     if not isinstance(child, dict | list):
-        child = node[part] = {}
+        child = node[index] = {}
     return child
 
 

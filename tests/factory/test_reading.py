@@ -307,7 +307,9 @@ def test_a_manifest_is_a_mapping(text: str, manifest: Path) -> None:
 
 
 KEYS = st.sampled_from(
-    ["name", "data", "train", "test", "source", "path", "root", "teacher", "options", "generate", "student", "stages", "init", "config", "max_new_tokens", "judge", "rules", "0", "1", "x", ""]
+    [*Manifest.model_fields, "train", "source", "path", "root"]
+) | st.sampled_from(
+    ["options", "stages", "init", "config", "max_new_tokens", "rules", "0", "1", "x", ""]
 )
 VALUES = st.text(max_size=6) | st.sampled_from(
     [

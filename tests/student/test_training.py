@@ -209,12 +209,17 @@ def test_every_zero_stage_gives_the_same_curve(
 
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_stage(tmp_path: Path):
-    stage = {"name": "wild", "data": "gold", "learning_rate": 1e30, "epochs": 9, "clip": 1e9}
-    student = {"init": {"from_teacher": {"layers": 1}}, "stages": [{**stage, "batch_tokens": 64}]}
-    run = student_run(tmp_path / "run", save_teacher(tmp_path / "teacher"), student)
+    teacher = save_teacher(tmp_path / "teacher")
+    shutil.copytree(teacher, tmp_path / "broken")
+    broken = AutoModelForCausalLM.from_pretrained(teacher)
+    broken.lm_head.weight.data[0, 0] = float("nan")
+    broken.save_pretrained(tmp_path / "broken")
+    stages = [{"name": "wild", "data": "gold", "batch_tokens": 64}]
+    student = {"init": {"model": str(tmp_path / "broken")}, "stages": stages}
+    run = student_run(tmp_path / "run", teacher, student)
     assert start_prepare(run).returncode == 0
     done = launch(run)
     assert done.returncode == 1
-    assert "seqkd: stage wild, step 2: the loss is nan" in done.stderr
+    assert "seqkd: stage wild, step 1: the loss is nan" in done.stderr
     assert "Traceback" not in done.stderr
     assert not run.path("student", "wild", "stage.json").exists()

@@ -143,6 +143,8 @@ def _samples(job: Job) -> str:
     build_samples(job.run, job.manifest, job.plan.prompter, key, job.plan.limit)
     job.run.note(**facts)
     _remove_others(job.run.path("samples"), job.run.files("samples") + job.run.files("refused"))
+    if shared := job.run.step("samples")["overlap"]["validation"]:
+        job.tell("warning", f"{shared} training sources stand in the validation split too")
     return DONE
 
 

@@ -211,29 +211,35 @@ def _overlap(
     manifest: Manifest, database: duckdb.DuckDBPyConnection, intake: Intake
 ) -> dict[str, int]:
     """Count training rows that stand in held-out splits; refuse or drop those of the test split."""
-    counts = {}
-    for held_out in ("validation", "test"):
-        found = database.execute(_sql("overlap"), {"held_out": held_out}).fetchall()
-        counts[held_out] = len(found)
-        if not found or held_out == "validation":
-            continue
-        if manifest.data.overlap == "error":
-            _, file, line = found[0]
-            remedy = (
-                f"{len(found)} training sources stand in the test split, the first at "
-                f"{file}:{line}: set data.overlap to drop or keep"
-            )
-            raise ManifestError("data.overlap", None, remedy)
-        if manifest.data.overlap == "drop":
-            _drop(found, intake)
+    overlap = {held_out: _shared(database, held_out) for held_out in ("validation", "test")}
+    counts = {held_out: _count(rows) for held_out, rows in overlap.items()}
+    if counts["test"] and manifest.data.overlap == "error":
+        [(_, file, line)] = overlap["test"].limit(1).fetchall()
+        remedy = (
+            f"{counts['test']} training sources stand in the test split, the first at "
+            f"{file}:{line}: set data.overlap to drop or keep"
+        )
+        raise ManifestError("data.overlap", None, remedy)
+    if manifest.data.overlap == "drop":
+        _drop(overlap["test"], intake)
     return counts
 
 
-def _drop(found: Sequence[tuple[str, str, int]], intake: Intake) -> None:
-    for split, file, line in found:
-        intake.refuse(Refusal(file, line, "its source stands in the test split"))
-        intake.rows[split] -= 1
-    for split in dict.fromkeys(split for split, _, _ in found):
+def _shared(database: duckdb.DuckDBPyConnection, held_out: str) -> duckdb.DuckDBPyRelation:
+    return database.sql(_sql("overlap"), params={"held_out": held_out})
+
+
+def _count(rows: duckdb.DuckDBPyRelation) -> int:
+    [(count,)] = rows.aggregate("count(*)").fetchall()
+    return int(count)
+
+
+def _drop(rows: duckdb.DuckDBPyRelation, intake: Intake) -> None:
+    for batch in rows.to_arrow_reader(BATCH):
+        for split, file, line in zip(*(c.to_pylist() for c in batch.columns), strict=True):
+            intake.refuse(Refusal(file, line, "its source stands in the test split"))
+            intake.rows[split] -= 1
+    for split in intake.rows:
         _require_rows(split, intake)
 
 

@@ -33,7 +33,10 @@ EMPTY = {
 }
 
 JOINED = """
-WITH chosen AS ({data})
+WITH samples AS (  -- gold that the student may not see is not there for a stage's SQL
+    SELECT * REPLACE (CASE WHEN gold_visible THEN gold END AS gold) FROM main.samples
+),
+chosen AS ({data})
 SELECT
     c.sample_id, {rank} AS rank, c.source, {target} AS target, {token_ids} AS token_ids,
     s.split, s.prompt_ids, s.meta,

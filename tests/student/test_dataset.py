@@ -123,6 +123,14 @@ def test_only_visible_gold_is_a_row(run: RunDirectory, teacher: Path):
     assert [rows.row(i)["target_ids"].tolist() for i in range(20)] == encoded
 
 
+def test_sql_does_not_see_hidden_gold_either(run: RunDirectory, teacher: Path):
+    sql = "SELECT sample_id, source, gold AS target FROM samples WHERE split = 'train'"
+    with pytest.raises(RunError, match="has no target"):
+        made(run, same(teacher), sql, CE)
+    record, _ = made(run, same(teacher), f"{sql} AND gold IS NOT NULL", CE)
+    assert record.rows == 20
+
+
 def test_sql_selects_rows(run: RunDirectory, teacher: Path):
     sql = "SELECT * FROM pseudolabels WHERE sample_id < 's05';"
     record, rows = made(run, same(teacher), sql, KD)

@@ -3,7 +3,8 @@
 French asks for more than a dictionary: gender and number agree through articles, adjectives and
 participles, adjectives stand before or after their noun, negation surrounds the verb, words elide
 and contract. Some pairs of words (an adjective with its noun, a subject with its verb) never meet
-in the training split; every validation and test sentence holds at least one of them.
+in what is trained on; every validation and test sentence holds at least one of them. The unlabeled
+split has no French: its pseudotargets are the teacher's alone.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import NamedTuple, TypeVar
 from ruamel.yaml import YAML
 
 T = TypeVar("T")
-SIZES = {"train": 6000, "validation": 300, "test": 500}
+SIZES = {"train": 4000, "unlabeled": 2000, "validation": 300, "test": 500}
+LEARNT, HELD = ("train", "unlabeled"), ("validation", "test")
 HELD_OUT = 12  # one pair of words in so many is kept for validation and test
 VOWEL = "[aeiouhàâéèêîôûœ]"
 
@@ -322,7 +324,7 @@ def sentences(sizes: dict[str, int], seed: int = 17) -> Iterator[tuple[str, Phra
         if sentence.english in seen:
             continue
         seen.add(sentence.english)
-        splits = ["validation", "test"] if any(map(held_out, sentence.pairs)) else ["train"]
+        splits = HELD if any(map(held_out, sentence.pairs)) else LEARNT
         split = max(splits, key=lambda name: left.get(name, 0))
         if left.get(split, 0):
             left[split] -= 1
@@ -330,14 +332,14 @@ def sentences(sizes: dict[str, int], seed: int = 17) -> Iterator[tuple[str, Phra
 
 
 def write_corpus(folder: Path, sizes: dict[str, int] = SIZES, seed: int = 17) -> None:
-    """Write <split>.en.gz and <split>.fr.gz, line-aligned, into `folder`."""
+    """Write <split>.en.gz and, but for the unlabeled split, a line-aligned <split>.fr.gz."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines: dict[str, list[str]] = {f"{s}.{lang}": [] for s in sizes for lang in ("en", "fr")}
-    for split, sentence in sentences(sizes, seed):
-        lines[f"{split}.en"].append(sentence.english)
-        lines[f"{split}.fr"].append(sentence.french)
-    for name, text in lines.items():
-        _write_lines(folder / f"{name}.gz", text)
+    drawn = list(sentences(sizes, seed))
+    for split in sizes:
+        phrases = [phrase for name, phrase in drawn if name == split]
+        _write_lines(folder / f"{split}.en.gz", [phrase.english for phrase in phrases])
+        if split != "unlabeled":
+            _write_lines(folder / f"{split}.fr.gz", [phrase.french for phrase in phrases])
 
 
 def _write_lines(path: Path, lines: Sequence[str]) -> None:

@@ -25,14 +25,14 @@ RUNS = Path("runs/demo")
 MANIFESTS = Path("manifests/demo")
 
 WORK = (
-    ("teacher", "train", "a teacher, on 6,000 gold pairs"),
-    ("student", "run", "the factory and its student: pseudolabels, then 600 gold pairs"),
-    ("baseline", "run", "the same student on the 600 gold pairs alone"),
+    ("teacher", "train", "a teacher, on 4,000 gold pairs"),
+    ("student", "run", "the factory and its student: pseudolabels, then 400 gold pairs"),
+    ("baseline", "run", "the same student on the 400 gold pairs alone"),
 )
 SYSTEMS = (  # what it is called, the run that measured it, as which system, what it learnt from
-    ("teacher", "student", "teacher", "6,000 gold"),
-    ("student", "student", "student", "6,000 pseudolabels, then 600 gold"),
-    ("without the factory", "baseline", "student", "600 gold"),
+    ("teacher", "student", "teacher", "4,000 gold"),
+    ("student", "student", "student", "pseudolabels, then 400 gold"),
+    ("without the factory", "baseline", "student", "400 gold"),
 )
 SCORES = """
     SELECT metric, score, (ci_high - ci_low) / 2

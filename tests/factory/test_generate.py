@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,11 @@ from typing import Any
 import pytest
 
 from factory.catalog import connect
+from factory.errors import RunError, Told
+from factory.pipeline import run_steps
+from factory.reading import load_manifest
 from factory.records import RunDirectory
+from factory.verify import verify
 from tests.models import manifest_tree, write_manifest_file
 
 ROWS = (
@@ -35,12 +40,9 @@ def seqkd(*arguments: object, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def finish(*arguments: object, status: int = 0) -> str:
-    """Run a command to its end; returns what it printed."""
-    process = seqkd(*arguments)
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == status, err
-    return out if status == 0 else err
+def generated(root: Path, manifest: Path, *overrides: str, fresh: bool = False) -> RunDirectory:
+    """Bring the generation of a run up to date; its worker is a process of its own."""
+    return run_steps(root, load_manifest(manifest, overrides), ("generate",), fresh=fresh)
 
 
 def rows(root: Path, sql: str = ROWS) -> list[tuple[Any, ...]]:
@@ -69,8 +71,7 @@ def manifest(tmp_path_factory, tiny_llama) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(manifest, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("undisturbed") / "run"
-    finish("generate", manifest, "--run-dir", root)
-    return root
+    return generated(root, manifest).root
 
 
 def test_every_source_has_its_candidate(undisturbed):
@@ -91,7 +92,10 @@ def test_parts_carry_the_signature_of_the_run(undisturbed):
         assert signature["teacher"]["fingerprint"] == run.record()["teacher"]["fingerprint"]
 
 
-@pytest.mark.parametrize("shards_before_kill", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    "shards_before_kill",
+    [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(2, marks=pytest.mark.slow), 3],
+)
 def test_killed_at_any_point_it_ends_with_the_same_candidates(
     manifest, undisturbed, tmp_path, shards_before_kill
 ):
@@ -104,16 +108,16 @@ def test_killed_at_any_point_it_ends_with_the_same_candidates(
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    finish("generate", manifest, "--run-dir", root)
+    run = generated(root, manifest)
     assert rows(root) == rows(undisturbed)
     assert rows(root, LOGITS) == rows(undisturbed, LOGITS)
     assert not list(root.rglob("*.tmp"))
-    finish("verify", root)
+    assert verify(run)["problems"] == []
 
 
 def test_a_second_run_does_nothing_again(manifest, undisturbed):
     before = {p: p.stat().st_mtime_ns for p in undisturbed.glob("candidates/*.parquet")}
-    finish("generate", manifest, "--run-dir", undisturbed)
+    generated(undisturbed, manifest)
     assert before == {p: p.stat().st_mtime_ns for p in undisturbed.glob("candidates/*.parquet")}
 
 
@@ -125,34 +129,29 @@ def test_appended_sources_cost_only_their_own_generation(manifest, undisturbed, 
         longer.write_text(Path(train[key]).read_text() + f"{line}\n")
         train[key] = str(longer)
     appended = write_manifest_file(tmp_path / "manifest.yaml", tree)
-    finish("generate", appended, "--run-dir", undisturbed)
-    assert RunDirectory(undisturbed).step("generate")["decoded_sources"] == 1
+    run = generated(undisturbed, appended)
+    assert run.step("generate")["decoded_sources"] == 1
     assert len(rows(undisturbed)) == 61
-    finish("generate", manifest, "--run-dir", undisturbed)  # and back: the row stays, unseen
+    generated(undisturbed, manifest)  # and back: the row stays, unseen
     assert len(rows(undisturbed)) == 60
 
 
 def test_other_decoding_asks_before_it_throws_away(manifest, tmp_path):
-    root = tmp_path / "run"
-    finish("generate", manifest, "--run-dir", root)
-    changed = ("--set", "generate.max_new_tokens=3")
-    told = finish("generate", manifest, "--run-dir", root, *changed, status=2)
-    assert "60 candidates" in told
-    assert "--fresh" in told
-    assert len(told.splitlines()) == 1
+    root, shorter = tmp_path / "run", "generate.max_new_tokens=3"
+    generated(root, manifest)
+    with pytest.raises(RunError, match=r"60 candidates .* --fresh"):
+        generated(root, manifest, shorter)
     assert len(rows(root)) == 60
-    finish("generate", manifest, "--run-dir", root, *changed, "--fresh")
+    generated(root, manifest, shorter, fresh=True)
     assert {len(row[3]) for row in rows(root)} <= {1, 2, 3}
 
 
 def test_candidates_from_another_run_are_taken_over(manifest, undisturbed, tmp_path):
-    root = tmp_path / "run"
-    taken = ("--set", f"candidates_from={undisturbed}", "--run-dir", root)
-    finish("generate", manifest, *taken)
-    assert rows(root) == rows(undisturbed)
-    other = ("--set", "generate.max_new_tokens=3")
-    told = finish("generate", manifest, *taken, *other, "--run-dir", tmp_path / "b", status=2)
-    assert "other settings" in told
+    taken = f"candidates_from={undisturbed}"
+    run = generated(tmp_path / "run", manifest, taken)
+    assert rows(run.root) == rows(undisturbed)
+    with pytest.raises(RunError, match="other settings"):
+        generated(tmp_path / "other", manifest, taken, "generate.max_new_tokens=3")
 
 
 def test_rows_that_do_not_fit_are_error_rows_and_the_job_goes_on(manifest, tmp_path):
@@ -161,35 +160,36 @@ def test_rows_that_do_not_fit_are_error_rows_and_the_job_goes_on(manifest, tmp_p
     sources.write_text("the cat sees the dog\n" + "the cat " * 40 + "\n")
     tree["data"] = {"unlabeled": {"source": str(sources)}}
     mixed = write_manifest_file(tmp_path / "mixed.yaml", tree)
-    finish("generate", mixed, "--run-dir", tmp_path / "mixed")
+    generated(tmp_path / "mixed", mixed)
     [failed] = [row for row in rows(tmp_path / "mixed") if row[5]]
     assert failed[1] == 0
     assert failed[2] is None
     assert "does not fit the context of 64" in failed[5]
     sources.write_text("the cat " * 40 + "\n")
-    told = finish("generate", mixed, "--run-dir", tmp_path / "none", status=2)
-    assert "not one of 1 sources" in told
+    with pytest.raises(Told, match="not one of 1 sources") as raised:
+        generated(tmp_path / "none", mixed)
+    assert raised.value.exit_status == 2
 
 
-def test_a_damaged_shard_is_told_by_verify(manifest, tmp_path):
-    root = tmp_path / "run"
-    finish("generate", manifest, "--run-dir", root)
-    part = root / "candidates" / "00001.parquet"
+def test_a_damaged_shard_is_told_by_verify(undisturbed, tmp_path):
+    run = RunDirectory(Path(shutil.copytree(undisturbed, tmp_path / "run")))
+    part = run.path("candidates", "00001.parquet")
     content = bytearray(part.read_bytes())
     content[len(content) // 2] ^= 1
     part.write_bytes(content)
-    assert "00001.parquet" in seqkd("verify", root).communicate()[0]
+    [problem] = verify(run)["problems"]
+    assert "00001.parquet" in str(problem)
 
 
 def test_real_vllm_killed_and_resumed(manifest, undisturbed, tmp_path):
     root = tmp_path / "run"
-    engine = ("--set", "teacher.engine=vllm", "--set", "teacher.options={}", "--run-dir", root)
-    process = seqkd("generate", manifest, *engine)
+    engine = ("teacher.engine=vllm", "teacher.options={}")
+    process = seqkd("generate", manifest, "--run-dir", root, *(f"--set={s}" for s in engine))
     while not list(root.glob("shards/*.json")):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    finish("generate", manifest, *engine)
+    generated(root, manifest, *engine)
     texts = "SELECT sample_id, rank, text, token_ids, finish_reason FROM candidates"
     assert rows(root, texts) == rows(undisturbed, texts)

@@ -31,8 +31,8 @@ WORK = (
 )
 SYSTEMS = (  # what it is called, the run that measured it, as which system, what it learnt from
     ("teacher", "student", "teacher", "4,000 gold"),
-    ("student", "student", "student", "pseudolabels, then 400 gold"),
-    ("without the factory", "baseline", "student", "400 gold"),
+    ("student", "student", "student", "pseudolabels, 400 gold"),
+    ("baseline", "baseline", "student", "400 gold"),
 )
 SCORES = """
     SELECT metric, score, (ci_high - ci_low) / 2
@@ -74,34 +74,33 @@ def _seqkd(command: str, name: str) -> None:
 
 
 def _scores(runs: dict[str, RunDirectory]) -> Table:
-    columns = ("system", "trained on", "parameters", "BLEU", "chrF", "tokens/s")
+    columns = ("system", "trained on", "params", "BLEU", "chrF", "tokens/s")
     rows = [[told, learnt, *_measured(runs[run], system)] for told, run, system, learnt in SYSTEMS]
-    return _table("500 test sentences, with 95 % intervals", columns, rows, text_columns=2)
+    return _table("500 test sentences; BLEU with its 95 % interval", columns, rows, text_columns=2)
 
 
 def _measured(run: RunDirectory, system: str) -> list[str]:
     figures = run.step("evaluate")["systems"][system]
-    found = {
-        metric: f"{score:.1f} ± {half:.1f}" for metric, score, half in _ask(run, SCORES, system)
-    }
+    scores = {metric: (score, half) for metric, score, half in _ask(run, SCORES, system)}
+    (bleu, margin), (chrf, _) = scores["bleu"], scores["chrf"]
     speed = f"{figures['tokens_per_second']:,.0f}"
-    return [f"{figures['parameters']:,}", found["bleu"], found["chrf"], speed]
+    return [f"{figures['parameters']:,}", f"{bleu:.1f} ± {margin:.1f}", f"{chrf:.1f}", speed]
 
 
 def _times(runs: dict[str, RunDirectory]) -> Table:
     records = {name: run.record()["steps"] for name, run in runs.items()}
     rows = [
-        [name, *(f"{steps[s]['seconds']:.1f}" if s in steps else "" for s in STEPS)]
+        [name, *(f"{steps[s]['wall_seconds']:.1f}" if s in steps else "" for s in STEPS)]
         for name, steps in records.items()
     ]
-    return _table("seconds of each step", ("run", *STEPS), rows)
+    return _table("seconds of each step, start-up included", ("run", *STEPS), rows)
 
 
 def _rejects(run: RunDirectory) -> Table:
     judged = run.step("judge")
     rejected = judged["candidates"] - judged["kept"]
     rows = [[rule, f"{count:,}"] for rule, count in judged["reasons"].items()]
-    title = f"{rejected:,} of {judged['candidates']:,} candidates were rejected"
+    title = f"rejected: {rejected:,} of {judged['candidates']:,}"
     return _table(title, ("rule", "candidates"), rows)
 
 

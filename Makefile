@@ -12,7 +12,7 @@ TORCH_CPU := 2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 # What is installed is named by the digest of what asks for it: nothing new, nothing to install.
-STAMP := $(VENV)/.installed-$(DEVICE)-$(shell cat pyproject.toml Makefile | cksum | cut -d' ' -f1)
+STAMP := $(VENV)/.installed-$(DEVICE)-$(shell cksum < pyproject.toml | cut -d' ' -f1)
 
 .PHONY: help setup demo test test-all check lint format clean
 

@@ -1,5 +1,7 @@
-"""Does the generation job keep the engine busy? Tokens per second of a bare engine loop and of the
-job (streaming, ranks, Parquet, checksums), same requests, one process, in turns.
+"""Does the generation job keep the engine busy?
+
+Tokens per second of a bare engine loop and of the job (streaming, ranks, Parquet, checksums), same
+requests, one process, in turns.
 
     python benchmarks/generation.py --model DIR --sources FILE.gz [--k 16] [--rows 2000] [--pairs 3]
 """

@@ -1,5 +1,7 @@
-"""Does memory grow with the data? Peak resident memory of generate, judge and stage preparation over
-few and over many sources, a tiny teacher, each step in a process of its own.
+"""Does memory grow with the data?
+
+Peak resident memory of generate, judge and stage preparation over few and over many sources, with
+a tiny teacher, each step in a process of its own.
 
     python benchmarks/memory.py [--sizes 5000 50000] [--engine vllm]
 """
@@ -62,7 +64,7 @@ def _peaks(folder: Path, teacher: Path, size: int, engine: str) -> dict[str, flo
 
 
 def _peak(command: list[str]) -> float:
-    """Peak resident memory of a command and the workers it waited for, the largest of them, in MiB."""
+    """Peak resident memory, in MiB, of the largest among a command and its workers."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:

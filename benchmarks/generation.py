@@ -1,4 +1,4 @@
-"""Does the generation job keep the engine busy?
+"""How busy the generation job keeps the engine.
 
 Tokens per second of a bare engine loop and of the job (streaming, ranks, Parquet, checksums), same
 requests, one process, in turns.

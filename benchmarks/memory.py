@@ -1,4 +1,4 @@
-"""Does memory grow with the data?
+"""How memory grows with the data.
 
 Peak resident memory of generate, judge and stage preparation over few and over many sources, with
 a tiny teacher, each step in a process of its own.

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
-from factory.catalog import connect, fenced, query_errors, select
+from factory.catalog import Connection, connect, fenced, parquet, query_errors, select
 from factory.errors import RunError
 from factory.manifest import Stage
 from factory.records import RunDirectory
 
 BATCH = 512
+PORTION = 4096  # candidates joined with their distributions at a time
 BUILT_IN = {
     "pseudolabels": "SELECT sample_id, rank, source, target, token_ids FROM pseudolabels",
     "gold": "SELECT sample_id, source, target FROM gold",
@@ -91,7 +93,7 @@ def tables_of(wanted: Wanted) -> tuple[str, ...]:
 
 @contextmanager
 def stage_rows(run: RunDirectory, wanted: Wanted) -> Iterator[Iterable[pa.RecordBatch]]:
-    """Stream the joined selection, ordered by sample_id and rank, in batches.
+    """Stream the joined selection in batches: by shards, then by sample_id and rank.
 
     Raises:
         RunError: the selection lacks a column.
@@ -99,13 +101,43 @@ def stage_rows(run: RunDirectory, wanted: Wanted) -> Iterator[Iterable[pa.Record
     """
     data = wanted.stage.data.rstrip().rstrip(";")
     if data in BUILT_IN:
-        with connect(run) as connection:
-            joined = _joined(BUILT_IN[data], BUILT_IN_COLUMNS[data], wanted)
-            yield connection.sql(joined).to_arrow_reader(BATCH)
+        yield _built_in(run, data, wanted)
     else:
         joined = _joined(data, _columns_of(run, data, wanted), wanted)
         with fenced(run) as connection, query_errors():
             yield connection.sql(joined).to_arrow_reader(BATCH)
+
+
+def _built_in(run: RunDirectory, data: str, wanted: Wanted) -> Iterator[pa.RecordBatch]:
+    """The joins of few shards at a time: what they hold in memory does not grow with the run."""
+    joined = _joined(BUILT_IN[data], BUILT_IN_COLUMNS[data], wanted)
+    for shards in _portions(run) if data == "pseudolabels" else [None]:
+        with connect(run) as connection:
+            if shards:
+                _look_at(connection, run, shards)
+            yield from connection.sql(joined).to_arrow_reader(BATCH)
+
+
+def _portions(run: RunDirectory) -> Iterator[list[dict[str, Any]]]:
+    """Consecutive shards, at least `PORTION` candidates or a 64th of all, whichever is more."""
+    shards = run.shard_records()
+    size = max(PORTION, sum(shard["candidates"] for shard in shards) // 64)
+    portion: list[dict[str, Any]] = []
+    for shard in shards:
+        portion.append(shard)
+        if sum(shard["candidates"] for shard in portion) >= size:
+            yield portion
+            portion = []
+    yield from [portion] if portion else []
+
+
+def _look_at(connection: Connection, run: RunDirectory, shards: list[dict[str, Any]]) -> None:
+    """Let the views of a connection see the candidates and distributions of some shards alone."""
+    for table in ("candidates", "logits"):
+        files = [file for shard in shards for file in shard["files"] if file["table"] == table]
+        if files:
+            paths = [run.path(file["path"]) for file in files]
+            connection.execute(f"CREATE OR REPLACE VIEW raw.{table} AS {parquet(paths)}")
 
 
 def check(batch: pa.RecordBatch, wanted: Wanted) -> None:

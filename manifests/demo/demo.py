@@ -6,6 +6,7 @@ every step stands: only the tables are printed.
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import time
@@ -50,7 +51,10 @@ seqkd init my-run                        a manifest and two files of your own to
 
 
 def main() -> None:
-    """Write the corpus, do the three runs, and show what came out."""
+    """Write the corpus, do the three runs, and show what came out.
+
+    A path as the only argument takes a picture of the tables, in SVG.
+    """
     console, began = Console(), time.monotonic()
     write_corpus(ROOT / RUNS / "corpus")
     for number, (name, command, told) in enumerate(WORK, 1):
@@ -61,6 +65,14 @@ def main() -> None:
     console.print(_scores(runs), _times(runs), _rejects(runs["student"]))
     console.print(f"{time.monotonic() - began:.0f} seconds in all. What to try next, in .venv/bin:")
     console.print(NEXT, markup=False, highlight=False, soft_wrap=True)
+    if len(sys.argv) > 1:
+        _picture(runs, Path(sys.argv[1]))
+
+
+def _picture(runs: dict[str, RunDirectory], path: Path) -> None:
+    paper = Console(record=True, width=82, file=io.StringIO())
+    paper.print(_scores(runs), _times(runs), _rejects(runs["student"]))
+    paper.save_svg(str(path), title="make demo")
 
 
 def _seqkd(command: str, name: str) -> None:

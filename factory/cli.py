@@ -315,7 +315,11 @@ def _print_run(run: RunDirectory, as_json: bool, estimate: dict[str, Any] | None
         record["estimate"] = estimate
 
     def show() -> None:
+        from factory.viewing import digest_run, show_scores
+
         print_steps(run)
+        if run.step("evaluate"):
+            _print(show_scores(digest_run(run)["scores"]))
         if estimate:
             print_estimate(estimate)
 

@@ -104,15 +104,17 @@ def show_digest(facts: Facts) -> Group:
             ("candidates", "kept", "selected"),
         ),
         _rows("reasons", judged["reasons"], ("rule", "candidates", "share")),
-        _rows("of all candidates", measured, ("measure", "mean", *QUANTILES)),
+        _rows("of all candidates", measured, ("measure", "mean", "p5", "median", "p95", "max")),
         _rows("stages", facts["stages"], ("stage", "steps", "first_loss", "last_loss", "tokens")),
-        _rows(
-            "scores",
-            facts["scores"],
-            ("system", "stage", "split", "metric", "score", "fold_mean", "fold_sd"),
-        ),
+        show_scores(facts["scores"]),
     ]
     return Group(*(part for part in parts if part.row_count))
+
+
+def show_scores(scores: Iterable[Facts]) -> Table:
+    """Scores of the whole split beside mean and standard deviation of its folds."""
+    columns = ("system", "stage", "split", "metric", "score", "fold_mean", "fold_sd")
+    return _rows("scores", scores, columns)
 
 
 def _table(title: str | None, *columns: str) -> Table:

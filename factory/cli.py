@@ -285,7 +285,8 @@ def _one_step(
     fresh: bool = False,
 ) -> None:
     manifest, root = _resolve(target, settings, run_dir)
-    _print_run(_run_steps(root, manifest, (step,), as_json, fresh=fresh), as_json)
+    done = _run_steps(root, manifest, (step,), as_json, fresh=fresh)
+    _print_run(done, as_json, scores=step == "evaluate")
 
 
 def _run_steps(
@@ -307,7 +308,9 @@ def _run_steps(
     return run_steps(root, manifest, wanted or STEPS, limit=limit, fresh=fresh, tell=tell)
 
 
-def _print_run(run: RunDirectory, as_json: bool, estimate: dict[str, Any] | None = None) -> None:
+def _print_run(
+    run: RunDirectory, as_json: bool, estimate: dict[str, Any] | None = None, scores: bool = True
+) -> None:
     from factory.console import print_estimate, print_steps
 
     record = {"run": str(run.root), **run.record()}
@@ -318,7 +321,7 @@ def _print_run(run: RunDirectory, as_json: bool, estimate: dict[str, Any] | None
         from factory.viewing import digest_run, show_scores
 
         print_steps(run)
-        if run.step("evaluate"):
+        if run.step("evaluate") and scores:
             _print(show_scores(digest_run(run)["scores"]))
         if estimate:
             print_estimate(estimate)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from factory.catalog import connect
 from factory.records import RunDirectory
-
-# Steps whose time grows with the sources; scoring and cards do not.
-GROWING = ("generate", "judge", "train")
 
 
 def extrapolate(run: RunDirectory, price_per_hour: float | None) -> dict[str, Any]:
     """Scale a pilot's measured time and bytes to all sources.
 
-    Loading a model is counted once, not scaled.
+    Starting processes and loading models is counted once, not scaled. A small pilot does not fill
+    the engine's window, so that the whole is rather faster than told.
 
     Returns:
         sources and pilot sources, factor, seconds by step and in all, bytes, and cost in the
@@ -24,7 +23,11 @@ def extrapolate(run: RunDirectory, price_per_hour: float | None) -> dict[str, An
     read = done["samples"]["rows"]
     whole = read.get("train", 0) + read.get("unlabeled", 0)
     factor = whole / max(1, min(record["limit"], whole))
-    seconds = {step: _scaled(step, done[step], factor) for step in done}
+    seconds = {
+        step: figures.get("wall_seconds", figures["seconds"])
+        + (factor - 1) * _growing(run, step, figures)
+        for step, figures in done.items()
+    }
     total = sum(seconds.values())
     return {
         "sources": whole,
@@ -36,9 +39,18 @@ def extrapolate(run: RunDirectory, price_per_hour: float | None) -> dict[str, An
     }
 
 
-def _scaled(step: str, figures: dict[str, Any], factor: float) -> float:
-    seconds = float(figures.get("wall_seconds", figures["seconds"]))
-    if step not in GROWING:
-        return seconds
-    fixed = min(seconds, float(figures.get("load_seconds", 0.0)))
-    return fixed + (seconds - fixed) * factor
+def _growing(run: RunDirectory, step: str, figures: dict[str, Any]) -> float:
+    """The part of a step's seconds that grows with the sources; scores and cards have none."""
+    if step == "generate":
+        return float(figures.get("decode_seconds", 0.0))
+    if step == "train":
+        return _optimiser_seconds(run)
+    return float(figures["seconds"]) if step == "judge" else 0.0
+
+
+def _optimiser_seconds(run: RunDirectory) -> float:
+    """Seconds spent in optimiser steps; epochs are validated on as many rows in any case."""
+    with connect(run) as database:
+        query = "SELECT coalesce(sum(tokens / tokens_per_second), 0) FROM train_log"
+        [(seconds,)] = database.execute(query).fetchall()
+    return float(seconds)

@@ -113,8 +113,13 @@ def show_digest(facts: Facts) -> Group:
 
 def show_scores(scores: Iterable[Facts]) -> Table:
     """Scores of the whole split beside mean and standard deviation of its folds."""
-    columns = ("system", "stage", "split", "metric", "score", "fold_mean", "fold_sd")
-    return _rows("scores", scores, columns)
+    numbers = ("score", "fold_mean", "fold_sd")
+    columns = ("system", "stage", "split", "metric", *numbers)
+    rounded = [
+        row | {name: f"{row[name]:.2f}" for name in numbers if row[name] is not None}
+        for row in scores
+    ]
+    return _rows("scores", rounded, columns)
 
 
 def _table(title: str | None, *columns: str) -> Table:

@@ -110,7 +110,7 @@ def test_a_pilot_says_what_the_whole_takes(manifest, tmp_path):
     assert estimate["sources"] == 60
     assert estimate["bytes"] == figures["bytes"] * 5
     assert estimate["cost"] == pytest.approx(estimate["total_seconds"], abs=0.06)
-    grown = figures["load_seconds"] + 5 * (figures["wall_seconds"] - figures["load_seconds"])
+    grown = figures["wall_seconds"] + 4 * figures["decode_seconds"]
     assert estimate["seconds"]["generate"] == pytest.approx(grown, abs=0.06)
 
 

@@ -31,7 +31,7 @@ def test_the_commented_lines_are_right_too(tmp_path: Path, tiny_llama: Path) -> 
     [manifest, *_] = start(tmp_path)
     text = manifest.read_text(encoding="utf-8").replace("path/or/hub-id", str(tiny_llama))
     body = text[text.index("\nname:") :]
-    named = re.sub(r"^( *)# (?=\w+:|  \w+:|  - \{)(?!unlabeled)", r"\1", body, flags=re.MULTILINE)
+    named = re.sub(r"^( *)# (?=\w+:|  \w+:|- \{)(?!unlabeled)", r"\1", body, flags=re.MULTILINE)
     manifest.write_text(named, encoding="utf-8")
     loaded = load_manifest(manifest, ["teacher.engine=transformers", "teacher.dtype=float32"])
     assert loaded.data.bad_rows == "set_aside"

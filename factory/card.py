@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import re
 import time
 from typing import Any
 
 import jinja2
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from factory.catalog import connect
 from factory.files import shipped, write_text
@@ -57,7 +58,8 @@ def cell(value: Any) -> Markup:
     """Text from the data as a cell of a Markdown table: one line, nothing in it is markup."""
     text = plain("–" if value is None else str(value))
     short = text if len(text) <= CELL_WIDTH else text[: CELL_WIDTH - 1] + "…"
-    return Markup(MARKDOWN.sub(r"\\\1", str(escape(short))))  # noqa: S704 — escaped just here
+    safe = html.escape(short, quote=False)  # as &#39; an apostrophe would be cut by the next line
+    return Markup(MARKDOWN.sub(r"\\\1", safe))  # noqa: S704 — escaped just here
 
 
 def number(value: float | None, digits: int = 2) -> str:

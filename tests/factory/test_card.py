@@ -86,6 +86,7 @@ def test_text_from_the_data_stays_in_its_cell(finished):
 
 def test_long_text_is_cut_and_markup_is_escaped():
     assert len(card.cell("x" * 500)) == 200
+    assert card.cell("l'île & «l'œuf»") == "l'île &amp; «l'œuf»"
     assert card.cell("a|b <i> *c*\n_d_") == r"a\|b &lt;i&gt; \*c\*\\n\_d\_"
 
 

@@ -51,8 +51,8 @@ def write_part(
 
 
 def record_file(run: RunDirectory, path: Path, table: str) -> FileRecord:
-    """The record of a Parquet file that something else (DuckDB) has written in place."""
-    rows = pq.read_metadata(path).num_rows
+    """The record of a file that something else has written in place; only Parquet has rows."""
+    rows = pq.read_metadata(path).num_rows if path.suffix == ".parquet" else None
     return {"table": table, "path": run.relative(path), "rows": rows, "sha256": file_digest(path)}
 
 
@@ -67,7 +67,7 @@ def check_file(run: RunDirectory, record: FileRecord) -> None:
         raise DamagedFile(f"{path}: is missing")
     if file_digest(path) != record["sha256"]:
         raise DamagedFile(f"{path}: does not match its SHA-256")
-    if pq.read_metadata(path).num_rows != record["rows"]:
+    if record["rows"] is not None and pq.read_metadata(path).num_rows != record["rows"]:
         raise DamagedFile(f"{path}: does not hold {record['rows']} rows")
 
 

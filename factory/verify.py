@@ -29,7 +29,7 @@ def verify(run: RunDirectory) -> dict[str, Any]:
                 problems.append(str(damage))
             else:
                 sound["files"] += 1
-                sound["rows"] += file["rows"]
+                sound["rows"] += file["rows"] or 0
                 sound["bytes"] += run.path(file["path"]).stat().st_size
             advance(1)
     return {**sound, "problems": problems}

@@ -16,6 +16,7 @@ from factory.files import write_json
 from factory.manifest import Manifest
 from factory.progress import progress
 from factory.records import FileRecord, RunDirectory
+from factory.shards import record_file
 from student.checkpoints import Position
 from student.entry import run_process
 from student.log import TrainLog
@@ -58,6 +59,8 @@ def _train_stage(
     trainer.keep_best(position)
     record = _record(run, planned, position, log.write())
     if first:
+        weights = sorted(planned.model.iterdir())
+        record["files"] += [record_file(run, path, "model") for path in weights]
         write_json(planned.folder / "stage.json", record)
     dist.barrier()
     return record

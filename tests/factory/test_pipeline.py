@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from factory.pilot import extrapolate
 from factory.pipeline import run_steps
 from factory.reading import load_manifest
 from factory.records import STEPS, RunDirectory
+from factory.verify import verify
 from tests.models import manifest_tree, write_manifest_file
 
 
@@ -66,6 +68,15 @@ def test_one_command_does_every_step(whole):
     assert (whole.path("student", "gold", "model", "model.safetensors")).is_file()
     assert whole.path("card.md").read_text("utf-8").startswith("---\n")
     assert whole.path("catalog.duckdb").is_file()
+
+
+def test_a_model_whose_weights_changed_is_told_by_verify(whole, tmp_path):
+    run = RunDirectory(Path(shutil.copytree(whole.root, tmp_path / "run")))
+    assert verify(run)["problems"] == []
+    weights = run.path("student", "gold", "model", "model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    [problem] = verify(run)["problems"]
+    assert "model.safetensors: does not match" in problem
 
 
 def test_gold_out_of_sight_is_not_in_what_the_student_reads(whole):

@@ -21,7 +21,7 @@ from factory.records import RunDirectory
 
 PARENT = "SEQKD_PARENT_PID"
 SECONDS_BETWEEN_LOOKS = 0.1
-# Threads that wait by spinning cost a busy machine most of its speed; see docs/decisions.md.
+# Spinning threads are quicker on an idle machine, sleeping ones on a busy one: docs/decisions.md.
 DEFAULTS = {"OMP_WAIT_POLICY": "passive"}
 
 

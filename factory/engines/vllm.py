@@ -1,6 +1,6 @@
 """vLLM, driven through its own engine loop. The one place that imports it.
 
-Run with vLLM 0.32 (CPU); the names used here stand since 0.25.
+Run with vLLM 0.32 (CPU) alone so far.
 """
 
 from __future__ import annotations

@@ -14,10 +14,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from factory.decoding import token_limit
 from factory.engines import Engine, Request, open_engine
 from factory.generate import count_pending, engine_options, fill_shards
 from factory.manifest import Manifest
-from factory.prompts import Prompter, load_tokenizer, token_limit
+from factory.prompts import Prompter, load_tokenizer
 from factory.reading import validate
 from factory.records import RunDirectory
 from factory.samples import build_samples

@@ -16,11 +16,16 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from factory.engines import DECODINGS
+from factory.engines import ABILITIES
 from factory.records import library_versions
 
 GIB = 1 << 30
-NEEDS = {"vllm": ("torch", "transformers", "vllm"), "transformers": ("torch", "transformers")}
+NEEDS = {
+    "vllm": ("torch", "transformers", "vllm"),
+    "transformers": ("torch", "transformers"),
+    "ctranslate2": ("torch", "transformers", "ctranslate2"),
+}
+EXTRAS = {"vllm": "[cpu] or [gpu]", "transformers": "[train]", "ctranslate2": "[seq2seq]"}
 TRAINING_NEEDS = ("torch", "transformers", "deepspeed", "sacrebleu")
 # Text models need none of these, and in a CUDA build beside a CPU torch they break transformers.
 UNWANTED = ("torchvision", "torchaudio", "torchcodec")
@@ -33,7 +38,7 @@ def examine() -> dict[str, Any]:
         "versions": library_versions(),
         "machine": _machine(),
         "accelerators": accelerators,
-        "engines": {name: _engine(name) for name in DECODINGS},
+        "engines": {name: _engine(name) for name in ABILITIES},
         "training": _training(),
         "warnings": _warnings(accelerators),
     }
@@ -80,8 +85,7 @@ def _listed_by_driver() -> list[dict[str, Any]]:
 
 
 def _engine(name: str) -> dict[str, Any]:
-    remedy = "[cpu] or [gpu]" if name == "vllm" else "[train]"
-    return _ability(NEEDS[name], remedy) | {"decodings": list(DECODINGS[name])}
+    return _ability(NEEDS[name], EXTRAS[name]) | {"decodings": list(ABILITIES[name].decodings)}
 
 
 def _training() -> dict[str, Any]:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from factory.catalog import connect
+from factory.decoding import draw_seed, token_limit
 from factory.engines import Engine, EngineOptions, Request, Result, decode, open_engine
 from factory.errors import ManifestError, PromptError
 from factory.files import shipped, sweep, write_json
-from factory.hypotheses import candidate_table, logits_table
+from factory.hypotheses import candidate_table, logits_table, ranked
 from factory.manifest import Manifest, Teacher
 from factory.progress import progress
-from factory.prompts import load_tokenizer, token_limit
+from factory.prompts import load_tokenizer
 from factory.records import RunDirectory, library_versions
 from factory.schemas import CANDIDATES, LOGITS
 from factory.shards import write_part
@@ -90,9 +91,8 @@ def engine_options(manifest: Manifest) -> EngineOptions:
     """What the manifest asks of the teacher's engine."""
     teacher, k = _teacher(manifest), manifest.logits.k
     wanted = k if manifest.logits.capture == "top_k" else 0
-    window = manifest.generate.window
     return EngineOptions(
-        teacher.model, teacher.revision, teacher.dtype, wanted, window, teacher.options
+        teacher.model, teacher.revision, teacher.dtype, wanted, manifest.generate, teacher.options
     )
 
 
@@ -153,7 +153,13 @@ class _Work:
                 ids, hashes, prompts = zip(*batch, strict=True)
                 self._open[number] = Shard(number, ids, hashes)
                 for index, prompt in enumerate(prompts):
-                    yield Request(f"{number}:{index}", prompt, token_limit(spec, len(prompt)))
+                    limit = token_limit(spec, len(prompt))
+                    yield Request(f"{number}:{index}", prompt, limit, self._seeds(ids[index]))
+
+    def _seeds(self, sample_id: str) -> tuple[int, ...]:
+        spec = self._manifest.generate
+        draws = range(spec.num_return if spec.decoding == "sample" else 0)
+        return tuple(draw_seed(self._manifest.seed, sample_id, ordinal) for ordinal in draws)
 
     def take(self, result: Result) -> None:
         """File a result with its shard, and have the shard written when it is complete."""
@@ -180,12 +186,13 @@ class _Work:
     def _write(self, shard: Shard, seconds: float) -> None:
         run, name = self._run, f"{shard.number:05d}.parquet"
         results = [shard.results[index] for index in range(len(shard.sample_ids))]
-        rows = (shard.sample_ids, shard.prompt_hashes, results)
-        table = candidate_table(*rows, self._tokenizer)
+        exponent = self._manifest.generate.exponent
+        rows = ranked(shard.sample_ids, shard.prompt_hashes, results, exponent)
+        table = candidate_table(rows, self._tokenizer)
         path = run.path("candidates", name)
         files = [write_part(run, path, "candidates", [table], CANDIDATES, self._signature)]
         if self._manifest.logits.capture == "top_k":
-            kept = logits_table(*rows, self._manifest.logits.precision)
+            kept = logits_table(rows, self._manifest.logits.precision)
             path = run.path("logits", name)
             files.append(write_part(run, path, "logits", [kept], LOGITS, self._signature))
         record = {

@@ -27,32 +27,41 @@ class Ranked:
     prompt_hash: int
     rank: int
     ordinal: int
+    score: float | None
     hypothesis: Hypothesis | None
     error: str | None
 
 
-def candidate_table(
+def ranked(
     sample_ids: Sequence[str],
     prompt_hashes: Sequence[int],
     results: Sequence[Result],
-    tokenizer: PreTrainedTokenizerFast,
-) -> pa.Table:
-    """Rows of `schemas.CANDIDATES`, in the order of the sources, ranks ascending."""
-    ranked = list(_ranked(sample_ids, prompt_hashes, results))
-    decoded = [row.hypothesis for row in ranked if row.hypothesis is not None]
+    exponent: float = 1.0,
+) -> list[Ranked]:
+    """Every hypothesis with its score and rank, in the order of the sources, ranks ascending.
+
+    The score is sum_logprob / tokens^exponent, in nats, the end token counted where it was
+    produced. Rank 0 has the highest; equal scores keep the order in which they were drawn.
+    """
+    return [
+        row
+        for source in zip(sample_ids, prompt_hashes, results, strict=True)
+        for row in _rank(*source, exponent)
+    ]
+
+
+def candidate_table(rows: Sequence[Ranked], tokenizer: PreTrainedTokenizerFast) -> pa.Table:
+    """Rows of `schemas.CANDIDATES`."""
+    decoded = [row.hypothesis for row in rows if row.hypothesis is not None]
     texts = iter(decode_targets(tokenizer, [h.token_ids.tolist() for h in decoded]))
-    rows = [_candidate(row, texts) for row in ranked]
-    return pa.Table.from_pylist(rows, schema=CANDIDATES)
+    candidates = [_candidate(row, texts) for row in rows]
+    _mark_duplicates(candidates)
+    return pa.Table.from_pylist(candidates, schema=CANDIDATES)
 
 
-def logits_table(
-    sample_ids: Sequence[str],
-    prompt_hashes: Sequence[int],
-    results: Sequence[Result],
-    precision: str,
-) -> pa.Table:
+def logits_table(ranks: Sequence[Ranked], precision: str) -> pa.Table:
     """Rows of `schemas.LOGITS`, one a decoded candidate; lists are flat, k values a position."""
-    rows = [row for row in _ranked(sample_ids, prompt_hashes, results) if row.hypothesis]
+    rows = [row for row in ranks if row.hypothesis]
     kept = [row.hypothesis for row in rows if row.hypothesis]
     lengths = np.array([len(h.token_ids) for h in kept], np.int64)
     widths = np.array([0 if h.topk_ids is None else h.topk_ids.shape[1] for h in kept], np.int64)
@@ -66,7 +75,13 @@ def logits_table(
         "k": widths,
         "token_ids": _lists([h.token_ids for h in kept], lengths, "int32"),
         "token_logprobs": _lists(
-            [round_logprobs(h.token_logprobs, precision) for h in kept], lengths, "float32"
+            [
+                round_logprobs(h.token_logprobs, precision)
+                for h in kept
+                if h.token_logprobs is not None
+            ],
+            lengths,
+            "float32",
         ),
         "topk_ids": _lists(
             [h.topk_ids.ravel() for h in kept if h.topk_ids is not None], lengths * widths, "int32"
@@ -81,21 +96,14 @@ def logits_table(
     )
 
 
-def _ranked(
-    sample_ids: Sequence[str], prompt_hashes: Sequence[int], results: Sequence[Result]
-) -> Iterator[Ranked]:
-    """Rank 0 has the highest score; equal scores keep the order in which they were drawn."""
-    for sample_id, prompt_hash, result in zip(sample_ids, prompt_hashes, results, strict=True):
-        if result.error is not None:
-            yield Ranked(sample_id, prompt_hash, 0, 0, None, result.error)
-        drawn = sorted(enumerate(result.hypotheses), key=lambda pair: -_score(pair[1]))
-        for rank, (ordinal, hypothesis) in enumerate(drawn):
-            yield Ranked(sample_id, prompt_hash, rank, ordinal, hypothesis, None)
-
-
-def _score(hypothesis: Hypothesis) -> float:
-    """Mean log-probability a token, in nats, the end token counted where it was produced."""
-    return float(hypothesis.token_logprobs.astype(np.float64).mean())
+def _rank(sample_id: str, prompt_hash: int, result: Result, exponent: float) -> Iterator[Ranked]:
+    if result.error is not None:
+        yield Ranked(sample_id, prompt_hash, 0, 0, None, None, result.error)
+    scores = [h.sum_logprob / len(h.token_ids) ** exponent for h in result.hypotheses]
+    drawn = sorted(range(len(scores)), key=lambda ordinal: -scores[ordinal])
+    for rank, ordinal in enumerate(drawn):
+        hypothesis = result.hypotheses[ordinal]
+        yield Ranked(sample_id, prompt_hash, rank, ordinal, scores[ordinal], hypothesis, None)
 
 
 def _candidate(row: Ranked, texts: Iterator[str]) -> dict[str, Any]:
@@ -105,19 +113,29 @@ def _candidate(row: Ranked, texts: Iterator[str]) -> dict[str, Any]:
         "rank": row.rank,
         "ordinal": row.ordinal,
     }
-    if row.hypothesis is None:
+    hypothesis = row.hypothesis
+    if hypothesis is None:
         return known | {"finish_reason": "error", "error": row.error}
-    total = float(row.hypothesis.token_logprobs.astype(np.float64).sum())
-    mean = _score(row.hypothesis)
     return known | {
-        "score": mean,
+        "score": row.score,
         "text": next(texts),
-        "token_ids": row.hypothesis.token_ids,
-        "n_tokens": len(row.hypothesis.token_ids),
-        "sum_logprob": total,
-        "mean_logprob": mean,
-        "finish_reason": row.hypothesis.finish_reason,
+        "token_ids": hypothesis.token_ids,
+        "n_tokens": len(hypothesis.token_ids),
+        "sum_logprob": hypothesis.sum_logprob,
+        "mean_logprob": hypothesis.sum_logprob / len(hypothesis.token_ids),
+        "finish_reason": hypothesis.finish_reason,
+        "seed": hypothesis.seed,
     }
+
+
+def _mark_duplicates(candidates: Sequence[dict[str, Any]]) -> None:
+    """Name the lowest rank of the same sample that has the same text."""
+    first: dict[tuple[str, str], int] = {}
+    for candidate in candidates:
+        if (text := candidate.get("text")) is None:
+            continue
+        rank = first.setdefault((candidate["sample_id"], text), candidate["rank"])
+        candidate["duplicate_of"] = rank if rank != candidate["rank"] else None
 
 
 def _lists(

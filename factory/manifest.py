@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
-Dtype = Literal["float32", "bfloat16", "float16"]
-
-
-class Section(BaseModel):
-    """A frozen part of the manifest that refuses keys it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from factory.decoding import Generate
+from factory.sections import Dtype, Fraction, Positive, Section
 
 
 class Split(Section):
@@ -95,61 +88,12 @@ class Teacher(Section):
 
     model: str = Field(description="folder in Hugging Face format, or hub id")
     revision: str | None = None
-    engine: Literal["vllm", "transformers"] = "vllm"
+    engine: Literal["vllm", "transformers", "ctranslate2"] = "vllm"
     dtype: Dtype = "float32"
-    replicas: Literal[1] = Field(1, description="engines at once")
+    replicas: Positive = Field(1, description="engines at once, each a process of its own")
     options: dict[str, Any] = Field(
         default_factory=dict, description="passed to the engine as they are"
     )
-
-
-class Lengths(Section):
-    """min(cap, ceil(ratio · prompt tokens + plus)): a limit that depends on its own row alone."""
-
-    ratio: Annotated[float, Field(ge=0)] = 0.0
-    plus: Annotated[int, Field(ge=0)] = 0
-    cap: Positive
-
-    @model_validator(mode="after")
-    def _allows_a_token(self) -> Self:
-        if self.ratio == 0 and self.plus == 0:
-            raise ValueError("allows no token: set ratio or plus above 0")
-        return self
-
-
-DECODING_KEYS = {
-    "greedy": frozenset[str](),
-    "beam": frozenset({"beam_width", "num_return", "length_penalty", "early_stopping"}),
-    "sample": frozenset({"num_return", "temperature", "top_p", "top_k", "min_p"}),
-}
-
-
-class Generate(Section):
-    """How the teacher decodes, and in what portions the work is stored."""
-
-    decoding: Literal["greedy", "beam", "sample"] = "greedy"
-    beam_width: Positive = 4
-    num_return: Positive = 1
-    length_penalty: float = 1.0
-    early_stopping: bool | Literal["never"] = False
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    top_k: Annotated[int, Field(ge=0)] = 0
-    min_p: Fraction = 0.0
-    max_new_tokens: Positive | Lengths = 256
-    shard_size: Positive = Field(2048, description="sources in a shard, the unit of resuming")
-    window: Positive = Field(512, description="requests the engine may hold at once")
-
-    @model_validator(mode="after")
-    def _no_idle_keys(self) -> Self:
-        for key in sorted(frozenset().union(*DECODING_KEYS.values()) & self.model_fields_set):
-            if key not in DECODING_KEYS[self.decoding]:
-                users = [name for name, keys in DECODING_KEYS.items() if key in keys]
-                raise ValueError(
-                    f"decoding {self.decoding!r} ignores {key}: remove it, "
-                    f"or set decoding to {' or '.join(users)}"
-                )
-        return self
 
 
 class Logits(Section):
@@ -164,6 +108,14 @@ class Logits(Section):
         if self.capture == "none" and self.model_fields_set & {"k", "precision"}:
             raise ValueError("capture 'none' ignores k and precision: set capture to top_k")
         return self
+
+
+class Score(Section):
+    """Targets that exist, whose distributions the teacher tells without decoding."""
+
+    targets: tuple[str, ...] = Field(
+        (), description="candidate, gold, or a field of the rows; told in the view `logits`"
+    )
 
 
 class Judge(Section):
@@ -331,6 +283,7 @@ class Manifest(Section):
     candidates_from: str | None = Field(None, description="run whose candidates are taken over")
     generate: Generate = Generate()
     logits: Logits = Logits()
+    score: Score = Score()
     judge: Judge = Judge()
     student: Student | None = None
     evaluate: Evaluate = Evaluate()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.errors import PromptError, nearest
-from factory.manifest import Lengths, Prompt
+from factory.manifest import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -56,15 +55,6 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     facts = [backend, tokenizer.eos_token_id]
     canonical = json.dumps(facts, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-
-
-def token_limit(spec: int | Lengths, n_prompt_tokens: int) -> int:
-    """The most tokens a target may have: a function of its own row alone."""
-    if isinstance(spec, int):
-        return spec
-    # Rounded first: 1.1 · 100 is a hair more than 110.
-    wanted = math.ceil(round(spec.ratio * n_prompt_tokens + spec.plus, 6))
-    return max(1, min(spec.cap, wanted))
 
 
 def encode_targets(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:

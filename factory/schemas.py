@@ -41,6 +41,10 @@ CANDIDATES = pa.schema(
         ("error", pa.string()),
         ("ordinal", pa.int32()),
         ("seed", pa.int64()),
+        ("duplicate_of", pa.int32()),
+        ("control_tokens", pa.int32()),
+        ("reasoning", pa.string()),
+        ("reasoning_ids", INTS),
     ]
 )
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from factory.engines import DECODINGS
+from factory.decoding import Generate
+from factory.engines import ABILITIES
 from factory.errors import ManifestError
 from factory.files import digest, shipped
 from factory.manifest import Manifest
@@ -14,6 +15,7 @@ from factory.models import ModelFacts, model_facts
 from factory.prompts import Prompter, load_tokenizer, tokenizer_fingerprint
 from factory.records import RunDirectory
 from factory.rules import check_rules
+from factory.sections import Section
 from factory.sources import content_digest, split_files
 
 
@@ -72,19 +74,33 @@ def make_plan(manifest: Manifest, limit: int = 0) -> Plan:
 
 
 def _check_engine(manifest: Manifest, facts: ModelFacts) -> None:
-    teacher, decoding = manifest.teacher, manifest.generate.decoding
-    if teacher is None:
+    if manifest.teacher is None:
         return
-    if decoding not in DECODINGS[teacher.engine]:
-        offered = ", ".join(DECODINGS[teacher.engine])
-        remedy = f"engine {teacher.engine} offers {offered}"
-        raise ManifestError("generate.decoding", decoding, remedy)
-    if teacher.engine == "vllm" and facts.encoder_decoder:
-        remedy = f"{facts.model_type} is an encoder–decoder: set engine to transformers"
-        raise ManifestError("teacher.engine", "vllm", remedy)
+    engine = manifest.teacher.engine
+    if facts.encoder_decoder and not ABILITIES[engine].encoder_decoder:
+        able = " or ".join(name for name, other in ABILITIES.items() if other.encoder_decoder)
+        remedy = f"{facts.model_type} is an encoder–decoder: set engine to {able}"
+        raise ManifestError("teacher.engine", engine, remedy)
+    _check_decoding(manifest.generate, engine, facts)
     if manifest.logits.capture != "none" and manifest.logits.k > facts.vocab_size:
         remedy = f"is more than the teacher's vocabulary of {facts.vocab_size}: lower it"
         raise ManifestError("logits.k", manifest.logits.k, remedy)
+
+
+def _check_decoding(generate: Generate, engine: str, facts: ModelFacts) -> None:
+    """Refuse what the engine does not do, rather than leave it out in silence."""
+    ability, decoding = ABILITIES[engine], generate.decoding
+    if decoding not in ability.decodings:
+        remedy = f"engine {engine} offers {', '.join(ability.decodings)}"
+        raise ManifestError("generate.decoding", decoding, remedy)
+    lacks = ability.lacks | (ability.beam_lacks if decoding == "beam" else frozenset())
+    for key in sorted(lacks & generate.model_fields_set):
+        able = " or ".join(name for name, other in ABILITIES.items() if key not in other.lacks)
+        remedy = f"engine {engine} has none in {decoding} decoding: remove it, or try {able}"
+        raise ManifestError(f"generate.{key}", getattr(generate, key), remedy)
+    if decoding == "beam" and 2 * generate.beam_width > facts.vocab_size:
+        remedy = f"needs twice as many tokens; the vocabulary has {facts.vocab_size}: lower it"
+        raise ManifestError("generate.beam_width", generate.beam_width, remedy)
 
 
 def samples_key(plan: Plan) -> str:
@@ -99,7 +115,7 @@ def samples_key(plan: Plan) -> str:
         [
             files,
             _without_paths(settings),
-            plan.manifest.prompt.model_dump(mode="json"),
+            _told(plan.manifest.prompt),
             plan.manifest.seed,
             plan.tokenizer,
             plan.limit,
@@ -110,10 +126,14 @@ def samples_key(plan: Plan) -> str:
 def generate_key(plan: Plan) -> str:
     """Key of a candidate: teacher, prompt and decoding; rows are checked one by one."""
     manifest = plan.manifest
-    teacher = manifest.teacher.model_dump(mode="json") if manifest.teacher else {}
+    teacher = _told(manifest.teacher) if manifest.teacher else {}
     for placing in ("model", "revision", "replicas"):
         teacher.pop(placing, None)
-    decoding = manifest.generate.model_dump(mode="json", exclude={"shard_size", "window"})
+    decoding = _told(manifest.generate)
+    for storing in ("shard_size", "window", "check"):
+        decoding.pop(storing, None)
+    if manifest.generate.decoding == "sample":
+        decoding["seed"] = manifest.seed
     fingerprint = plan.teacher.fingerprint if plan.teacher else None
     return digest(
         [
@@ -121,8 +141,8 @@ def generate_key(plan: Plan) -> str:
             plan.tokenizer,
             teacher,
             decoding,
-            manifest.prompt.model_dump(mode="json"),
-            manifest.logits.model_dump(mode="json"),
+            _told(manifest.prompt),
+            _told(manifest.logits),
         ]
     )
 
@@ -170,6 +190,11 @@ def card_key(plan: Plan, run: RunDirectory) -> str:
     template = [p.read_text("utf-8") for p in sorted(shipped("data_cards").glob("*.j2"))]
     keys = {name: step["key"] for name, step in run.record()["steps"].items() if name != "card"}
     return digest([keys, template, plan.manifest.model_dump(mode="json")])
+
+
+def _told(section: Section) -> dict[str, Any]:
+    """What a section says beyond its defaults: a key that comes later leaves old work standing."""
+    return section.model_dump(mode="json", exclude_defaults=True)
 
 
 def _without_paths(settings: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from factory.catalog import connect, quoted
+from factory.decoding import token_limit
 from factory.engines import Engine, Request, Result, decode, open_engine
 from factory.files import read_json, write_json
 from factory.manifest import Manifest
@@ -22,7 +23,6 @@ from factory.prompts import (
     Prompter,
     decode_targets,
     load_tokenizer,
-    token_limit,
     tokenizer_fingerprint,
 )
 from factory.records import FileRecord, RunDirectory

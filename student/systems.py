@@ -46,7 +46,7 @@ def _teacher(run: RunDirectory, manifest: Manifest) -> System:
         teacher.model,
         teacher.revision,
         teacher.dtype,
-        window=manifest.generate.window,
+        generate=manifest.generate.greedily(),
         options=_engine_options(manifest),
     )
     key = digest([teacher.model_dump(mode="json"), run.record().get("teacher")])
@@ -62,7 +62,7 @@ def _student(run: RunDirectory, manifest: Manifest) -> System:
     options = EngineOptions(
         str(last.model),
         dtype=manifest.student.dtype,
-        window=manifest.generate.window,
+        generate=manifest.generate.greedily(),
         options=_engine_options(manifest),
     )
     return System("student", last.stage.name, _engine(manifest), options, last.key)

@@ -11,9 +11,10 @@ import sacrebleu
 import torch.distributed as dist
 
 from factory.catalog import connect
+from factory.decoding import Generate, token_limit
 from factory.engines import EngineOptions, Request, decode, open_engine
 from factory.manifest import Manifest
-from factory.prompts import Prompter, decode_targets, token_limit
+from factory.prompts import Prompter, decode_targets
 from factory.records import RunDirectory
 
 if TYPE_CHECKING:
@@ -61,10 +62,10 @@ class Validator:
 
     def _decode(self, model: Path, requests: Sequence[Request]) -> dict[str, str]:
         options: dict[str, object] = {"batch_size": BATCH_SIZE}
-        window = BATCH_SIZE * 4
-        asked = EngineOptions(str(model), dtype=self._dtype, window=window, options=options)
+        generate = Generate(window=BATCH_SIZE * 4)
+        asked = EngineOptions(str(model), dtype=self._dtype, generate=generate, options=options)
         engine = open_engine("transformers", asked)
-        results = list(decode(engine, requests, window))
+        results = list(decode(engine, requests, generate.window))
         engine.close()
         ids = [r.hypotheses[0].token_ids.tolist() if r.hypotheses else [] for r in results]
         texts = decode_targets(self._tokenizer, ids)

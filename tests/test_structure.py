@@ -12,8 +12,8 @@ ROOT = Path(__file__).parent.parent
 # Lowest first. A module imports only what stands above it in its list.
 FACTORY = [
     "factory",
-    "errors", "files", "schemas", "manifest", "reading", "records", "shards",
-    "progress", "sources", "models", "prompts", "logits", "catalog", "tables",
+    "errors", "files", "schemas", "sections", "decoding", "manifest", "reading", "records",
+    "shards", "progress", "sources", "models", "prompts", "logits", "catalog", "tables",
     "engines.base", "engines.transformers", "engines.vllm", "engines",
     "rules", "samples", "workers", "hypotheses", "generate", "judge", "inheritance", "steps",
     "status", "viewing", "verify", "card", "doctor", "starting", "console", "checking", "pilot",
@@ -31,7 +31,7 @@ STUDENT = [
 
 # What the student may know of the factory: its plumbing, and what both sides must agree on.
 SHARED = {
-    "errors", "files", "schemas", "manifest", "records", "shards", "progress",
+    "errors", "files", "schemas", "decoding", "manifest", "records", "shards", "progress",
     "prompts", "catalog", "engines", "engines.base",
 }  # fmt: skip
 

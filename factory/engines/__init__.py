@@ -1,12 +1,15 @@
-"""Engines by name. Each is imported when it is opened, not before."""
+"""Engines by name: what each can do, and how it is opened. None is imported before it is opened."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from factory.engines.base import Engine, EngineOptions, Hypothesis, Request, Result, decode
 from factory.errors import EngineError, nearest
 
 __all__ = [
-    "DECODINGS",
+    "ABILITIES",
+    "Ability",
     "Engine",
     "EngineOptions",
     "Hypothesis",
@@ -16,7 +19,54 @@ __all__ = [
     "open_engine",
 ]
 
-DECODINGS = {"vllm": ("greedy",), "transformers": ("greedy",)}
+
+@dataclass(frozen=True, slots=True)
+class Ability:
+    """What an engine can do, known without loading it.
+
+    Attributes:
+        decodings: the values of `generate.decoding` it takes.
+        lacks: keys of `generate` it has nothing for, in any decoding.
+        beam_lacks: the same, in beam search alone.
+        captures: whether hypotheses come with distributions.
+        scorer: the engine that scores given targets in its place.
+        encoder_decoder: whether it runs encoder–decoders.
+    """
+
+    decodings: tuple[str, ...]
+    lacks: frozenset[str]
+    beam_lacks: frozenset[str]
+    captures: bool
+    scorer: str
+    encoder_decoder: bool
+
+
+ABILITIES = {
+    "vllm": Ability(
+        decodings=("greedy", "beam", "sample"),
+        lacks=frozenset({"epsilon", "no_repeat_ngram_size", "first_token"}),
+        beam_lacks=frozenset({"stop", "repetition_penalty"}),
+        captures=True,
+        scorer="vllm",
+        encoder_decoder=False,
+    ),
+    "transformers": Ability(
+        decodings=("greedy", "beam", "sample"),
+        lacks=frozenset(),
+        beam_lacks=frozenset(),
+        captures=True,
+        scorer="transformers",
+        encoder_decoder=True,
+    ),
+    "ctranslate2": Ability(
+        decodings=("greedy", "beam"),
+        lacks=frozenset({"stop"}),
+        beam_lacks=frozenset(),
+        captures=False,
+        scorer="transformers",
+        encoder_decoder=True,
+    ),
+}
 
 
 def open_engine(name: str, options: EngineOptions) -> Engine:
@@ -33,4 +83,8 @@ def open_engine(name: str, options: EngineOptions) -> Engine:
         from factory.engines.transformers import TransformersEngine
 
         return TransformersEngine(options)
-    raise EngineError("teacher.engine", name, nearest(name, DECODINGS))
+    if name == "ctranslate2":
+        from factory.engines.ctranslate2 import CTranslate2Engine
+
+        return CTranslate2Engine(options)
+    raise EngineError("teacher.engine", name, nearest(name, ABILITIES))

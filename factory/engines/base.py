@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from factory.decoding import Generate
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One prompt to decode. `key` comes back with the result."""
+    """One prompt to decode, or to score a given target after. `key` comes back with the result.
+
+    Attributes:
+        max_new_tokens: the most tokens of a hypothesis, the end token included.
+        seeds: one for each draw, where the decoding samples.
+        target_ids: the target to score; its end token stands in it. None: decode.
+    """
 
     key: str
     prompt_ids: list[int]
     max_new_tokens: int
+    seeds: tuple[int, ...] = ()
+    target_ids: list[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,22 +35,34 @@ class Hypothesis:
 
     Attributes:
         token_ids: int32 [n].
-        token_logprobs: float32 [n], natural log over the full vocabulary at T = 1.
+        token_logprobs: float32 [n], natural log over the full vocabulary at T = 1; None where an
+            engine tells only their sum.
         finish_reason: `stop` or `length`.
         topk_ids: int32 [n, k], most probable first; None where no distribution was asked for.
         topk_logprobs: float32 [n, k], as `token_logprobs`.
+        told_sum: the sum as the engine tells it, where it tells nothing finer.
+        seed: what the draw was seeded with; None where nothing was drawn.
     """
 
     token_ids: npt.NDArray[np.int32]
-    token_logprobs: npt.NDArray[np.float32]
+    token_logprobs: npt.NDArray[np.float32] | None
     finish_reason: str
     topk_ids: npt.NDArray[np.int32] | None = None
     topk_logprobs: npt.NDArray[np.float32] | None = None
+    told_sum: float | None = None
+    seed: int | None = None
+
+    @property
+    def sum_logprob(self) -> float:
+        """Log-probability of the whole target, in nats, summed in float64."""
+        if self.token_logprobs is None:
+            return float("nan") if self.told_sum is None else self.told_sum
+        return float(self.token_logprobs.astype(np.float64).sum())
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one request: its hypotheses, best first, or the reason there are none."""
+    """What became of one request: its hypotheses in the order found, or why there are none."""
 
     key: str
     hypotheses: list[Hypothesis]
@@ -49,14 +71,23 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How an engine is opened. `k` 0 asks for the log-probability of the realised tokens alone."""
+    """How an engine is opened. `k` 0 asks for the log-probability of the realised tokens alone.
+
+    `cache` is a folder where an engine may keep a converted copy of the model.
+    """
 
     model: str
     revision: str | None = None
     dtype: str = "float32"
     k: int = 0
-    window: int = 512
+    generate: Generate = field(default_factory=Generate)
     options: dict[str, object] | None = None
+    cache: str | None = None
+
+    @property
+    def window(self) -> int:
+        """Requests the engine may be asked to hold at once."""
+        return self.generate.window
 
 
 class Engine(Protocol):
@@ -107,16 +138,24 @@ def does_not_fit(engine: Engine, request: Request) -> str | None:
     """Why a prompt cannot be decoded in the engine's context, or None if it can."""
     if not request.prompt_ids:
         return "the prompt is empty"
-    room = 0 if engine.encoder_decoder else 1
-    length = len(request.prompt_ids)
-    if engine.context is not None and length + room > engine.context:
-        return f"prompt of {length} tokens does not fit the context of {engine.context}"
-    return None
+    if engine.context is None:
+        return None
+    length, target = len(request.prompt_ids), len(request.target_ids or [0])
+    if engine.encoder_decoder:
+        longest = max(length, 0 if request.target_ids is None else target)
+        return _unfit("prompt", longest, engine) if longest > engine.context else None
+    if request.target_ids is not None and length + target > engine.context:
+        return _unfit("prompt and target", length + target, engine)
+    return _unfit("prompt", length, engine) if length + 1 > engine.context else None
+
+
+def _unfit(what: str, length: int, engine: Engine) -> str:
+    return f"{what} of {length} tokens does not fit the context of {engine.context}"
 
 
 def _within(engine: Engine, request: Request) -> Request:
     """Cut a request's token limit to what the context leaves."""
-    if engine.context is None:
+    if engine.context is None or request.target_ids is not None:
         return request
     taken = 0 if engine.encoder_decoder else len(request.prompt_ids)
     return replace(request, max_new_tokens=min(request.max_new_tokens, engine.context - taken))

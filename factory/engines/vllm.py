@@ -6,10 +6,13 @@ Run with vLLM 0.32 (CPU) alone so far.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from factory.decoding import Generate
 from factory.engines.base import EngineOptions, Hypothesis, Request, Result
 from factory.errors import EngineError
 
@@ -36,7 +39,8 @@ class VllmEngine:
         Raises:
             EngineError: vLLM is not installed, or refuses the model or an option.
         """
-        self._k = options.k
+        self._k, self._generate = options.k, options.generate
+        self._open: dict[str, _Draws] = {}
         self._refused: list[Result] = []
         self._engine = _load(options)
         self._parameters = _sampling_class()
@@ -46,14 +50,19 @@ class VllmEngine:
     @property
     def unfinished(self) -> int:
         """Requests submitted and not yet given back."""
-        return int(self._engine.get_num_unfinished_requests()) + len(self._refused)
+        return len(self._open) + len(self._refused)
 
     def submit(self, request: Request) -> None:
         """Queue a request; what vLLM refuses comes back with the next step."""
-        prompt = {"prompt_token_ids": request.prompt_ids}
+        prompt = {"prompt_token_ids": [*request.prompt_ids, *(request.target_ids or ())]}
+        seeds: tuple[int | None, ...] = request.seeds or (None,)
+        self._open[request.key] = _Draws(request, seeds)
         try:
-            self._engine.add_request(request.key, prompt, self._sampling(request.max_new_tokens))
+            for ordinal, seed in enumerate(seeds):
+                name = f"{request.key}/{ordinal}"
+                self._engine.add_request(name, prompt, self._sampling(request, seed))
         except self._refusals as error:
+            del self._open[request.key]
             self._refused.append(Result(request.key, [], " ".join(str(error).split())))
 
     def step(self) -> list[Result]:
@@ -61,22 +70,74 @@ class VllmEngine:
         refused, self._refused = self._refused, []
         if not self._engine.has_unfinished_requests():
             return refused
-        return refused + [_result(o, self._k) for o in self._engine.step() if o.finished]
+        finished = [output for output in self._engine.step() if output.finished]
+        return refused + [result for output in finished if (result := self._take(output))]
 
     def close(self) -> None:
         """Shut the engine's core down, where it runs beside us."""
         self._engine.engine_core.shutdown()
 
-    def _sampling(self, max_new_tokens: int) -> Any:
+    def _take(self, output: Any) -> Result | None:
+        """File a draw with its request; the result, once all of them are there."""
+        key, _, ordinal = output.request_id.rpartition("/")
+        draws = self._open[key]
+        draws.outputs[int(ordinal)] = output
+        if len(draws.outputs) < len(draws.seeds):
+            return None
+        del self._open[key]
+        return draws.result(self._k)
+
+    def _sampling(self, request: Request, seed: int | None) -> Any:
         parameters, final_only = self._parameters
+        common = {"flat_logprobs": True, "output_kind": final_only}
+        if request.target_ids is not None:
+            scoring = {"temperature": 0.0, "max_tokens": 1, "prompt_logprobs": self._k}
+            return parameters(**common, **scoring, detokenize=False)
         return parameters(
-            temperature=0.0,
-            max_tokens=max_new_tokens,
+            **common,
+            **_decoding(self._generate),
+            seed=seed,
+            max_tokens=request.max_new_tokens,
             logprobs=self._k,
-            flat_logprobs=True,
-            detokenize=False,
-            output_kind=final_only,
         )
+
+
+@dataclass
+class _Draws:
+    """A request inside the engine: as many vLLM requests as it has draws, each with its seed."""
+
+    request: Request
+    seeds: tuple[int | None, ...]
+    outputs: dict[int, Any] = field(default_factory=dict)
+
+    def result(self, k: int) -> Result:
+        """The request's result; an output that failed fails it."""
+        key, target = self.request.key, self.request.target_ids
+        ordered = [self.outputs[ordinal] for ordinal in range(len(self.seeds))]
+        reasons = [output.outputs[0].finish_reason for output in ordered]
+        if failed := next((r for r in reasons if r not in ("stop", "length")), None):
+            return Result(key, [], f"the engine ended the request: {failed}")
+        if target is not None:
+            return Result(key, [_scored(ordered[0], target, k)])
+        pairs = zip(ordered, self.seeds, strict=True)
+        return Result(key, [_hypothesis(output.outputs[0], k, seed) for output, seed in pairs])
+
+
+def _decoding(generate: Generate) -> dict[str, Any]:
+    """What vLLM is told of greedy decoding and sampling; it defaults to nothing of its own."""
+    told: dict[str, Any] = {
+        "temperature": 0.0,
+        "min_tokens": generate.min_new_tokens,
+        "stop_token_ids": list(generate.stop_token_ids),
+        "repetition_penalty": generate.repetition_penalty,
+        # Detokenising every step is dear: only strings that stop need it.
+        "detokenize": bool(generate.stop),
+        "stop": list(generate.stop),
+    }
+    if generate.decoding == "sample":
+        told["temperature"] = generate.temperature
+        told |= {"top_p": generate.top_p, "top_k": generate.top_k, "min_p": generate.min_p}
+    return told
 
 
 def _load(options: EngineOptions) -> Any:
@@ -128,22 +189,32 @@ def _sampling_class() -> tuple[Any, Any]:
     return SamplingParams, RequestOutputKind.FINAL_ONLY
 
 
-def _result(output: Any, k: int) -> Result:
-    failed = [o.finish_reason for o in output.outputs if o.finish_reason not in ("stop", "length")]
-    if failed:
-        return Result(output.request_id, [], f"the engine ended the request: {failed[0]}")
-    return Result(output.request_id, [_hypothesis(o, k) for o in output.outputs])
-
-
-def _hypothesis(output: Any, k: int) -> Hypothesis:
+def _hypothesis(output: Any, k: int, seed: int | None) -> Hypothesis:
     """Flat log-probabilities are rows of k + 1: the realised token first, then the top k."""
-    flat = output.logprobs
-    ids = np.asarray(flat.token_ids, np.int32).reshape(-1, k + 1)
-    logprobs = np.asarray(flat.logprobs, np.float32).reshape(-1, k + 1)
+    ids, logprobs = _rows(output.logprobs, k)
     return Hypothesis(
         token_ids=np.asarray(output.token_ids, np.int32),
         token_logprobs=logprobs[:, 0],
         finish_reason=output.finish_reason,
         topk_ids=ids[:, 1:] if k else None,
         topk_logprobs=logprobs[:, 1:] if k else None,
+        seed=seed,
     )
+
+
+def _scored(output: Any, target: list[int], k: int) -> Hypothesis:
+    """The target's own rows: the last of the prompt's, which start at its second token."""
+    ids, logprobs = _rows(output.prompt_logprobs, k)
+    ids, logprobs = ids[-len(target) :], logprobs[-len(target) :]
+    return Hypothesis(
+        token_ids=np.asarray(target, np.int32),
+        token_logprobs=logprobs[:, 0],
+        finish_reason="stop",
+        topk_ids=ids[:, 1:] if k else None,
+        topk_logprobs=logprobs[:, 1:] if k else None,
+    )
+
+
+def _rows(flat: Any, k: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    ids = np.asarray(flat.token_ids, np.int32).reshape(-1, k + 1)
+    return ids, np.asarray(flat.logprobs, np.float32).reshape(-1, k + 1)

@@ -3,7 +3,8 @@
 CREATE VIEW candidates AS
 SELECT
     sample_id, rank, score, text, token_ids, n_tokens, sum_logprob, mean_logprob,
-    finish_reason, error, ordinal, seed, prompt_hash
+    finish_reason, error, ordinal, seed, duplicate_of, control_tokens, reasoning, reasoning_ids,
+    prompt_hash
 FROM raw.candidates
 SEMI JOIN (
     SELECT sample_id, prompt_hash FROM raw.samples WHERE split IN ('train', 'unlabeled')

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+from factory.decoding import Generate
 from factory.engines import Engine, EngineOptions, Request, Result, decode, open_engine
 from factory.errors import EngineError
 from factory.manifest import Prompt
@@ -28,7 +29,7 @@ def requests(tiny_tokenizer) -> list[Request]:
 
 @pytest.fixture(scope="session")
 def engines(tiny_llama) -> dict[str, Engine]:
-    options = EngineOptions(str(tiny_llama), k=K, window=16)
+    options = EngineOptions(str(tiny_llama), k=K, generate=Generate(window=16))
     return {name: open_engine(name, options) for name in ("transformers", "vllm")}
 
 

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pytest
 
 from factory.engines import Hypothesis, Result
-from factory.hypotheses import candidate_table, logits_table
+from factory.hypotheses import candidate_table, logits_table, ranked
 from factory.logits import tail_logprob
 from factory.prompts import encode_targets
 from factory.schemas import CANDIDATES, LOGITS
@@ -36,7 +36,7 @@ def test_candidates(tiny_tokenizer: Any) -> None:
         Result("1", [], "prompt of 99 tokens does not fit the context of 64"),
         Result("2", [hypothesis(cat[:-1], [-1.0, -3.0], "length")]),
     ]
-    table = candidate_table(["x", "y", "z"], [7, 8, 9], results, tiny_tokenizer)
+    table = candidate_table(ranked(["x", "y", "z"], [7, 8, 9], results), tiny_tokenizer)
     assert table.schema.equals(CANDIDATES)
     nothing = dict.fromkeys(CANDIDATES.names)
     assert table.to_pylist() == [
@@ -83,7 +83,7 @@ def test_candidates(tiny_tokenizer: Any) -> None:
 def test_ranks_follow_scores_and_ties_the_order_drawn(tiny_tokenizer: Any) -> None:
     means = [-2.0, -1.0, -3.0, -1.0, -2.0]
     drawn = [hypothesis([68, 2], [mean, mean]) for mean in means]
-    table = candidate_table(["x"], [1], [Result("0", drawn)], tiny_tokenizer)
+    table = candidate_table(ranked(["x"], [1], [Result("0", drawn)]), tiny_tokenizer)
     rows = table.select(["rank", "ordinal", "score"]).to_pylist()
     assert [tuple(row.values()) for row in rows] == [
         (0, 1, -1.0),
@@ -93,16 +93,15 @@ def test_ranks_follow_scores_and_ties_the_order_drawn(tiny_tokenizer: Any) -> No
         (4, 2, -3.0),
     ]
     with_k = [hypothesis([68, 2], [mean, mean], k=1) for mean in means]
-    logits = logits_table(["x"], [1], [Result("0", with_k)], "exact")
+    logits = logits_table(ranked(["x"], [1], [Result("0", with_k)]), "exact")
     assert logits["rank"].to_pylist() == [0, 1, 2, 3, 4]
     assert [row[0] for row in logits["token_logprobs"].to_pylist()] == [-1, -1, -2, -2, -3]
 
 
 def test_sums_are_taken_in_float64(tiny_tokenizer: Any) -> None:
     logprobs = [-(2.0**24)] + [-1.0] * 8
-    table = candidate_table(
-        ["x"], [1], [Result("0", [hypothesis([68] * 9, logprobs)])], tiny_tokenizer
-    )
+    rows = ranked(["x"], [1], [Result("0", [hypothesis([68] * 9, logprobs)])])
+    table = candidate_table(rows, tiny_tokenizer)
     assert table["sum_logprob"].to_pylist() == [-(2.0**24) - 8]
 
 
@@ -111,7 +110,7 @@ def test_logits_are_flat_lists_of_k_a_position(precision: str) -> None:
     first = hypothesis([5, 6, 2], [-0.1, -0.2, -0.3], k=2)
     second = hypothesis([9], [-0.4], k=2)
     results = [Result("0", [first]), Result("1", [], "failed"), Result("2", [second])]
-    table = logits_table(["x", "y", "z"], [7, 8, 9], results, precision)
+    table = logits_table(ranked(["x", "y", "z"], [7, 8, 9], results), precision)
     assert table.schema.equals(LOGITS)
     rows = table.to_pylist()
     assert [(r["sample_id"], r["prompt_hash"], r["rank"], r["n_tokens"], r["k"]) for r in rows] == [
@@ -132,25 +131,25 @@ def test_logits_are_flat_lists_of_k_a_position(precision: str) -> None:
 
 def test_nothing_but_errors(tiny_tokenizer: Any) -> None:
     results = [Result("0", [], "failed")] * 2
-    logits = logits_table(["x", "y"], [1, 2], results, "half")
+    logits = logits_table(ranked(["x", "y"], [1, 2], results), "half")
     assert (logits.num_rows, logits.schema) == (0, LOGITS)
-    candidates = candidate_table(["x", "y"], [1, 2], results, tiny_tokenizer)
+    candidates = candidate_table(ranked(["x", "y"], [1, 2], results), tiny_tokenizer)
     assert candidates["text"].to_pylist() == [None, None]
-    assert candidate_table([], [], [], tiny_tokenizer).num_rows == 0
+    assert candidate_table(ranked([], [], []), tiny_tokenizer).num_rows == 0
 
 
 def test_k_of_the_whole_vocabulary() -> None:
     uniform = np.full((1, 400), -np.log(400), np.float32)
     ids = np.arange(400, dtype=np.int32)[None]
     made = Hypothesis(np.array([2], np.int32), uniform[0, :1], "stop", ids, uniform)
-    [row] = logits_table(["x"], [1], [Result("0", [made])], "exact").to_pylist()
+    [row] = logits_table(ranked(["x"], [1], [Result("0", [made])]), "exact").to_pylist()
     assert (row["k"], len(row["topk_ids"])) == (400, 400)
     assert np.isfinite(row["tail_logprob"][0])
 
 
 def test_rows_and_results_must_match(tiny_tokenizer: Any) -> None:
     with pytest.raises(ValueError, match="zip"):
-        candidate_table(["x", "y"], [1, 2], [Result("0", [], "failed")], tiny_tokenizer)
+        candidate_table(ranked(["x", "y"], [1, 2], [Result("0", [], "failed")]), tiny_tokenizer)
 
 
 def test_offsets_beyond_a_batch() -> None:
@@ -159,6 +158,6 @@ def test_offsets_beyond_a_batch() -> None:
         for i in range(5000)
     ]
     names = [str(i) for i in range(5000)]
-    table = logits_table(names, list(range(5000)), made, "half")
+    table = logits_table(ranked(names, list(range(5000)), made), "half")
     lengths = pc.list_value_length(table["topk_ids"]).to_pylist()
     assert lengths == [3 * (i % 7 + 1) for i in range(5000)]

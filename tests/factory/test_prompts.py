@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, normalizers
 from transformers import PreTrainedTokenizerFast
 
+from factory.decoding import Lengths, token_limit
 from factory.errors import PromptError
-from factory.manifest import Lengths, Prompt, TrainTokenizer
+from factory.manifest import Prompt, TrainTokenizer
 from factory.prompts import (
     Prompter,
     decode_targets,
     encode_targets,
     load_tokenizer,
     prompt_hashes,
-    token_limit,
     tokenizer_fingerprint,
 )
 from student.tokenizers import train_tokenizer

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from factory.decoding import Lengths
 from factory.errors import ManifestError
-from factory.manifest import Lengths, Manifest
+from factory.manifest import Manifest
 from factory.reading import load_manifest, write_manifest
 
 MINIMAL = """

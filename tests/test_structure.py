@@ -15,7 +15,7 @@ FACTORY = [
     "errors", "files", "schemas", "sections", "decoding", "manifest", "reading", "records",
     "shards", "progress", "sources", "models", "prompts", "logits", "catalog", "tables",
     "engines.base", "engines.transformers", "engines.vllm", "engines",
-    "rules", "samples", "workers", "hypotheses", "generate", "judge", "inheritance", "steps",
+    "rules", "samples", "workers", "hypotheses", "recheck", "generate", "judge", "inheritance", "steps",
     "status", "viewing", "verify", "card", "doctor", "starting", "console", "checking", "pilot",
     "pipeline", "cli",
 ]  # fmt: skip

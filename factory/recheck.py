@@ -174,7 +174,7 @@ def _differences(kept: Hypothesis, scored: npt.NDArray[np.float32]) -> Floats | 
 
 
 def _same_top1(kept: Hypothesis, scored: Hypothesis, tie: float) -> npt.NDArray[np.bool_]:
-    """bool [n], empty where one side has no top k: the same most probable token, or one tied."""
+    """One truth a position, none where a side has no top k: the same token first, or tied."""
     before, after, logprobs = kept.topk_ids, scored.topk_ids, scored.topk_logprobs
     if before is None or after is None or logprobs is None:
         return np.zeros(0, np.bool_)

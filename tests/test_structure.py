@@ -15,8 +15,8 @@ FACTORY = [
     "errors", "files", "schemas", "sections", "decoding", "manifest", "reading", "records",
     "shards", "progress", "sources", "models", "prompts", "logits", "catalog", "tables",
     "engines.base", "engines.transformers", "engines.vllm", "engines",
-    "rules", "samples", "workers", "hypotheses", "recheck", "generate", "judge", "inheritance", "steps",
-    "status", "viewing", "verify", "card", "doctor", "starting", "console", "checking", "pilot",
+    "rules", "samples", "workers", "hypotheses", "recheck", "generate", "judge", "inheritance",
+    "steps", "status", "viewing", "verify", "card", "doctor", "starting", "console", "checking", "pilot",
     "pipeline", "cli",
 ]  # fmt: skip
 

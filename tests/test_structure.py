@@ -16,8 +16,8 @@ FACTORY = [
     "shards", "progress", "sources", "models", "prompts", "logits", "catalog", "tables",
     "engines.base", "engines.transformers", "engines.vllm", "engines",
     "rules", "samples", "workers", "hypotheses", "recheck", "generate", "judge", "inheritance",
-    "steps", "status", "viewing", "verify", "card", "doctor", "starting", "console", "checking", "pilot",
-    "pipeline", "cli",
+    "steps", "status", "viewing", "verify", "card", "doctor", "starting", "console", "checking",
+    "pilot", "pipeline", "cli",
 ]  # fmt: skip
 
 STUDENT = [

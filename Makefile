@@ -48,9 +48,9 @@ clean:  ## remove the environment, caches and the demo's runs
 $(STAMP): | $(BIN)/python
 	$(BIN)/python -m pip install -qq --upgrade pip
 	$(MAKE) --no-print-directory .torch-$(DEVICE)
-	$(BIN)/python -m pip install -qq -e '.[$(DEVICE),train,dev]'
+	$(BIN)/python -m pip install -qq -e '.[$(DEVICE),train,seq2seq,dev]'
 	$(MAKE) --no-print-directory .untorched-$(DEVICE)
-	$(BIN)/python -c 'import deepspeed, duckdb; from transformers import LlamaForCausalLM; from vllm import LLMEngine' >/dev/null
+	$(BIN)/python -c 'import ctranslate2, deepspeed, duckdb; from transformers import LlamaForCausalLM; from vllm import LLMEngine' >/dev/null
 	rm -f $(VENV)/.installed-*
 	touch $@
 

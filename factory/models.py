@@ -64,6 +64,21 @@ def _config(folder: Path, model: str, place: str) -> dict[str, Any]:
     return config
 
 
+def model_folder(model: str, revision: str | None, place: str) -> Path:
+    """The folder with the whole model: configurations and safetensors, downloaded where need be.
+
+    Raises:
+        ManifestError: there is no such model.
+    """
+    folder, commit = _local_folder(model, revision, place)
+    if commit is None:
+        return folder
+    from huggingface_hub import snapshot_download
+
+    kinds = ["*.json", "*.safetensors"]
+    return Path(snapshot_download(model, revision=commit, allow_patterns=kinds))
+
+
 def _local_folder(model: str, revision: str | None, place: str) -> tuple[Path, str | None]:
     """The folder with `config.json`, and the commit where a hub names one."""
     if Path(model).is_absolute():

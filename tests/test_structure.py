@@ -14,7 +14,8 @@ FACTORY = [
     "factory",
     "errors", "files", "schemas", "sections", "decoding", "manifest", "reading", "records",
     "shards", "progress", "sources", "models", "prompts", "logits", "catalog", "tables",
-    "engines.base", "engines.transformers", "engines.vllm", "engines",
+    "engines.base", "engines.conversion", "engines.ctranslate2", "engines.transformers",
+    "engines.vllm", "engines",
     "rules", "samples", "workers", "hypotheses", "recheck", "generate", "judge", "inheritance",
     "steps", "status", "viewing", "verify", "card", "doctor", "starting", "console", "checking",
     "pilot", "pipeline", "cli",
@@ -118,6 +119,7 @@ def test_heavy_engines_have_one_door():
     crowded = {name: doors[name] for name in ONE_DOOR if len(doors[name]) > 1}
     assert not crowded
     assert doors["vllm"] == {"factory/engines/vllm.py"}
+    assert doors["ctranslate2"] == {"factory/engines/ctranslate2.py"}
     assert doors["deepspeed"] == {"student/trainer.py"}
 
 

@@ -24,6 +24,11 @@ class Split(Section):
             raise ValueError("id names a column: it needs path")
         return self
 
+    @property
+    def names_source(self) -> bool:
+        """Whether the manifest itself says which column or file holds the sources."""
+        return "source" in self.model_fields_set
+
 
 class TrainSplit(Split):
     """The training rows; `gold_fraction` of their targets may be seen by the student."""
@@ -70,16 +75,54 @@ class Message(Section):
     content: str
 
 
-class Prompt(Section):
-    """How a row becomes the teacher's prompt: a template, or the tokenizer's chat template."""
+# Options of apply_chat_template that do not shape the text.
+SHAPELESS = frozenset(
+    {
+        "conversation",
+        "max_length",
+        "messages",
+        "padding",
+        "return_assistant_tokens_mask",
+        "return_dict",
+        "return_tensors",
+        "tokenize",
+        "tokenizer_kwargs",
+        "truncation",
+    }
+)
 
-    template: str | None = None
-    chat: tuple[Message, ...] | None = None
+
+class Prompt(Section):
+    """How a row becomes the teacher's prompt: by a template, or the tokenizer's chat template."""
+
+    template: str | None = Field(None, description="text with {source} and other fields")
+    chat: tuple[Message, ...] | None = Field(
+        None, description="turns, their contents with {fields}"
+    )
+    messages: str | None = Field(
+        None, description="field that holds a row's own turns: a list of {role, content}"
+    )
+    system: str | None = Field(
+        None, description="text with {fields}: the first turn where `messages` has no system turn"
+    )
+    chat_options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="handed to the chat template as they are, such as enable_thinking",
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        if (self.template is None) == (self.chat is None):
-            raise ValueError("needs either template or chat")
+        given = {"template": self.template, "chat": self.chat, "messages": self.messages}
+        ways = [way for way, value in given.items() if value is not None]
+        if len(ways) != 1 or not (ways != ["chat"] or self.chat):
+            raise ValueError("needs exactly one of template, chat, messages")
+        for key, users in (("system", ["messages"]), ("chat_options", ["chat", "messages"])):
+            if key in self.model_fields_set and ways[0] not in users:
+                raise ValueError(
+                    f"{ways[0]!r} ignores {key}: remove it, or use {' or '.join(users)}"
+                )
+        if idle := sorted(SHAPELESS & self.chat_options.keys()):
+            raise ValueError(f"chat_options.{idle[0]} does not shape the prompt: remove it")
         return self
 
 
@@ -305,6 +348,9 @@ class Manifest(Section):
     def _parts_agree(self) -> Self:
         if self.teacher is None:
             self._works_without_teacher()
+        for name, split in self.data.splits().items():
+            if self.prompt.messages and not split.path:
+                raise ValueError(f"prompt.messages names a field: data.{name} needs path")
         for stage in self.student.stages if self.student else ():
             if stage.objective.forward_kl and self.logits.capture == "none":
                 raise ValueError(

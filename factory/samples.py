@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from factory.errors import ManifestError, SourceError, nearest
+from factory.errors import ManifestError, PromptError, SourceError
 from factory.files import shipped
 from factory.manifest import Manifest
 from factory.progress import Advance, progress
@@ -22,6 +22,7 @@ from factory.records import FileRecord, RunDirectory
 from factory.schemas import REFUSED, SAMPLES
 from factory.shards import part_writer, write_part
 from factory.sources import BATCH, Refusal, Row, as_json, read_split
+from factory.template import Parts
 
 MEMORY = "512MB"
 RAW = pa.schema(
@@ -32,6 +33,7 @@ RAW = pa.schema(
         ("file", pa.string()),
         ("line", pa.int64()),
         ("key", pa.string()),
+        ("conversation", pa.string()),
         ("source", pa.string()),
         ("gold", pa.string()),
         ("meta", pa.string()),
@@ -41,6 +43,8 @@ RAW = pa.schema(
         ("prompt_hash", pa.int64()),
     ]
 )
+
+Prompted = tuple[Row, Parts]
 
 
 @dataclass
@@ -126,9 +130,9 @@ def _read(
     work: Path,
 ) -> Path:
     part = work / f"{split}.parquet"
-    entries = read_split(manifest.data.splits()[split])
+    entries = read_split(manifest.data.splits()[split], manifest.prompt.messages)
     with progress(f"reading {split}", None) as advance:
-        rows = _usable(entries, prompter.fields, manifest, intake)
+        rows = _usable(entries, prompter, manifest, intake)
         batches = _batches(rows, prompter, split, order, intake, advance)
         write_part(run, part, "raw", batches, RAW, {})
     _require_rows(split, intake)
@@ -136,11 +140,11 @@ def _read(
 
 
 def _usable(
-    entries: Iterable[Row | Refusal], fields: Sequence[str], manifest: Manifest, intake: Intake
-) -> Iterator[Row]:
+    entries: Iterable[Row | Refusal], prompter: Prompter, manifest: Manifest, intake: Intake
+) -> Iterator[Prompted]:
     for read in entries:
-        entry = _with_fields(read, fields) if isinstance(read, Row) else read
-        if isinstance(entry, Row):
+        entry = _prompted(read, prompter) if isinstance(read, Row) else read
+        if not isinstance(entry, Refusal):
             yield entry
         elif manifest.data.bad_rows == "error":
             remedy = f"{entry.reason}: mend it, or set data.bad_rows to set_aside"
@@ -149,18 +153,16 @@ def _usable(
             intake.refuse(entry)
 
 
-def _with_fields(row: Row, fields: Sequence[str]) -> Row | Refusal:
-    """The row, if it has every field that the prompt names."""
-    known = {**row.meta, "source": row.source}
-    lacking = next((name for name in fields if known.get(name) is None), None)
-    if lacking is None:
-        return row
-    what = "is empty" if lacking in known else f"is no field of this row, {nearest(lacking, known)}"
-    return Refusal(row.file, row.line, f"the prompt's {{{lacking}}} {what}")
+def _prompted(row: Row, prompter: Prompter) -> Prompted | Refusal:
+    """The row with its prompt in pieces, if it has what the prompt needs."""
+    try:
+        return row, prompter.parts({**row.meta, "source": row.source})
+    except PromptError as error:
+        return Refusal(row.file, row.line, error.remedy)
 
 
 def _batches(
-    rows: Iterator[Row],
+    rows: Iterator[Prompted],
     prompter: Prompter,
     split: str,
     order: int,
@@ -176,9 +178,10 @@ def _batches(
 
 
 def _encode(
-    batch: list[Row], prompter: Prompter, split: str, order: int, first: int
+    prompted: list[Prompted], prompter: Prompter, split: str, order: int, first: int
 ) -> pa.RecordBatch:
-    texts, encoded = prompter.encode([{**row.meta, "source": row.source} for row in batch])
+    batch = [row for row, _ in prompted]
+    texts, encoded = prompter.encode_parts([parts for _, parts in prompted])
     known = prompter.tokenizer is not None
     nothing = [None] * len(batch)
     columns = {
@@ -188,6 +191,7 @@ def _encode(
         "file": [row.file for row in batch],
         "line": [row.line for row in batch],
         "key": [row.key for row in batch],
+        "conversation": [row.conversation for row in batch],
         "source": [row.source for row in batch],
         "gold": [row.gold for row in batch],
         "meta": [as_json(row.meta) for row in batch],

@@ -12,7 +12,7 @@ import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
 import fsspec
@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from factory.errors import SourceError, nearest
 from factory.manifest import Split
+from factory.turns import canonical, last_user_text, read_turns
 
 COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
 BATCH = 4096
@@ -28,7 +29,10 @@ BATCH = 4096
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A usable input row: its place, source, gold, the user's id, and its other fields."""
+    """A usable input row: its place, source, gold, the user's id, and its other fields.
+
+    `conversation` is the canonical text of the row's turns, where the prompt is made of them.
+    """
 
     file: str
     line: int
@@ -36,6 +40,7 @@ class Row:
     gold: str | None
     key: str | None
     meta: dict[str, Any]
+    conversation: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +55,17 @@ class Refusal:
 Parsed = dict[str, Any] | str  # a row's fields, or the reason why there are none
 
 
-def read_split(split: Split) -> Iterator[Row | Refusal]:
+def read_split(split: Split, messages: str | None = None) -> Iterator[Row | Refusal]:
     """Stream one split's rows in file order, never more than a few at a time in memory.
+
+    Where the field `messages` holds a row's turns, the source is what the last user turn says,
+    unless the manifest names a column for it.
 
     Raises:
         SourceError: a file is missing, of an unknown kind, or lacks a named column.
     """
     try:
-        yield from _read_columns(split) if split.path else _read_lines(split)
+        yield from _read_columns(split, messages) if split.path else _read_lines(split)
     except (OSError, pa.ArrowInvalid) as error:
         files = " or ".join(split_files(split))
         reason = " ".join(str(error).split())
@@ -107,17 +115,40 @@ def _read_lines(split: Split) -> Iterator[Row | Refusal]:
 _END = "\0end of file\0"
 
 
-def _read_columns(split: Split) -> Iterator[Row | Refusal]:
+def _read_columns(split: Split, messages: str | None) -> Iterator[Row | Refusal]:
     file = str(split.path)
     for line, parsed in _reader(file)(file):
         if isinstance(parsed, str):
             yield Refusal(file, line, parsed)
+        elif messages is None:
+            yield _from_fields(split, file, line, parsed, split.source)
         else:
-            yield _from_fields(split, file, line, parsed)
+            yield _from_turns(split, file, line, parsed, messages)
 
 
-def _from_fields(split: Split, file: str, line: int, fields: dict[str, Any]) -> Row | Refusal:
-    named = [column for column in (split.source, split.target, split.id) if column]
+def _from_turns(
+    split: Split, file: str, line: int, fields: dict[str, Any], messages: str
+) -> Row | Refusal:
+    if messages not in fields:
+        return Refusal(file, line, f"has no field {messages!r}: {nearest(messages, fields)}")
+    turns = read_turns(fields[messages])
+    if isinstance(turns, str):
+        return Refusal(file, line, f"{messages} {turns}")
+    named = split.source if split.names_source else None
+    row = _from_fields(split, file, line, fields, named, last_user_text(turns))
+    return row if isinstance(row, Refusal) else replace(row, conversation=canonical(turns))
+
+
+def _from_fields(
+    split: Split,
+    file: str,
+    line: int,
+    fields: dict[str, Any],
+    source: str | None,
+    text: str = "",
+) -> Row | Refusal:
+    """A row whose source is in the column `source`, or is the given text."""
+    named = [column for column in (source, split.target, split.id) if column]
     for column in named:
         if column not in fields:
             return Refusal(file, line, f"has no field {column!r}: {nearest(column, fields)}")
@@ -128,7 +159,8 @@ def _from_fields(split: Split, file: str, line: int, fields: dict[str, Any]) -> 
         return Refusal(file, line, f"field {split.id!r} is empty")
     gold = fields[split.target] if split.target else None
     meta = {name: value for name, value in fields.items() if name not in named}
-    return _usable(file, line, fields[split.source], gold, None if key is None else str(key), meta)
+    told = fields[source] if source else text
+    return _usable(file, line, told, gold, None if key is None else str(key), meta)
 
 
 def _usable(

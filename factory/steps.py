@@ -119,8 +119,17 @@ def samples_key(plan: Plan) -> str:
             plan.manifest.seed,
             plan.tokenizer,
             plan.limit,
+            *_chat_facts(plan),
         ]
     )
+
+
+def _chat_facts(plan: Plan) -> list[Any]:
+    """What shapes chat prompts beyond the manifest: the template, and where a source is read."""
+    if plan.prompter.chat is None:
+        return []
+    named = [name for name, split in plan.manifest.data.splits().items() if split.names_source]
+    return [plan.prompter.chat.template, named if plan.manifest.prompt.messages else None]
 
 
 def generate_key(plan: Plan) -> str:

@@ -13,7 +13,8 @@ ROOT = Path(__file__).parent.parent
 FACTORY = [
     "factory",
     "errors", "files", "schemas", "sections", "decoding", "manifest", "reading", "records",
-    "shards", "progress", "sources", "models", "prompts", "logits", "catalog", "tables",
+    "shards", "progress", "turns", "sources", "models", "encoding", "tokenizing", "template",
+    "chat", "prompts", "logits", "catalog", "tables",
     "engines.base", "engines.conversion", "engines.ctranslate2", "engines.transformers",
     "engines.vllm", "engines",
     "rules", "samples", "workers", "hypotheses", "recheck", "generate", "judge", "inheritance",
@@ -33,7 +34,7 @@ STUDENT = [
 # What the student may know of the factory: its plumbing, and what both sides must agree on.
 SHARED = {
     "errors", "files", "schemas", "decoding", "manifest", "records", "shards", "progress",
-    "prompts", "catalog", "engines", "engines.base",
+    "tokenizing", "prompts", "catalog", "engines", "engines.base",
 }  # fmt: skip
 
 ONE_DOOR = {"vllm", "ctranslate2", "deepspeed"}

@@ -1,11 +1,14 @@
 -- The id of every usable row, and the seeded rank that decides whether the student sees its gold.
--- Equal keys are told apart by an ordinal over splits, then gold, then file order.
+-- A row is identified by the user's key, else by its whole conversation, else by its source. Equal keys are told apart by an ordinal over splits, then gold, then file order.
 -- The pilot takes $limit training sources (0: all), and no more of the other splits, by seeded hash.
 CREATE TABLE identified AS
-WITH usable AS (
-    SELECT split, split_order, row, gold, coalesce(key, source) AS key
-    FROM raw
-    WHERE NOT ($drop_overlap AND split IN ('train', 'unlabeled') AND source IN (SELECT source FROM raw WHERE split = 'test'))
+WITH told AS (
+    SELECT split, split_order, row, gold, key, coalesce(conversation, source) AS content FROM raw
+),
+usable AS (
+    SELECT split, split_order, row, gold, coalesce(key, content) AS key
+    FROM told
+    WHERE NOT ($drop_overlap AND split IN ('train', 'unlabeled') AND content IN (SELECT content FROM told WHERE split = 'test'))
 ),
 counted AS (
     SELECT

@@ -102,7 +102,7 @@ def test_rows_of_one_batch_do_not_touch_each_other(tiny_tokenizer: Any) -> None:
 def test_a_template_may_hold_braces_and_a_field_twice(tiny_tokenizer: Any) -> None:
     made = prompter(tiny_tokenizer, '{"q": "{source}"} {} {{source}} {n}')
     assert made.fields == ("source", "n")
-    assert made.render({"source": "{n}", "n": 7}) == '{"q": "{n}"} {} {{n}} 7'
+    assert "".join(made.parts({"source": "{n}", "n": 7})) == '{"q": "{n}"} {} {{n}} 7'
 
 
 def test_chat(tiny_chat: Path) -> None:

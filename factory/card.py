@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 import time
 from typing import Any
@@ -22,6 +23,7 @@ SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "1
 LARGER = ((10**7, "1M<n<10M"), (10**8, "10M<n<100M"), (10**9, "100M<n<1B"))
 TAGS = ("knowledge-distillation", "sequence-level-distillation", "pseudolabels", "seqkd")
 PATHS = frozenset({"path", "source", "target", "root", "model", "candidates_from"})
+STORING = {"decoding", "max_new_tokens", "shard_size", "window", "check"}
 MARKDOWN = re.compile(r"([\\`*_\[\]|~#!$])")
 CELL_WIDTH = 200
 
@@ -69,6 +71,11 @@ def number(value: float | None, digits: int = 2) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
 
 
+def small(value: float) -> str:
+    """A figure that may be far below one: two digits that count."""
+    return f"{value:.2g}"
+
+
 def _facts(run: RunDirectory) -> Facts:
     manifest, record = run.manifest(), run.record()
     facts = digest_run(run)
@@ -86,6 +93,8 @@ def _facts(run: RunDirectory) -> Facts:
         "tokenizer": record.get("tokenizer"),
         "versions": record.get("versions", {}),
         "steps": record["steps"],
+        "decoding": _decoding(manifest),
+        "check": record["steps"].get("generate", {}).get("check"),
         "samples": samples,
         "signatures": sorted({s["signature"] for s in facts["scores"] if s["signature"]}),
     }
@@ -100,8 +109,23 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"cell": cell, "number": number}
+    environment.filters |= {"cell": cell, "number": number, "small": small}
     return environment
+
+
+def _decoding(manifest: Manifest) -> str:
+    """How the teacher decoded: its limit, and whatever else is not the default."""
+    told = manifest.generate.model_dump(mode="json", exclude_defaults=True, exclude=STORING)
+    most = manifest.generate.max_new_tokens
+    limit = (
+        most if isinstance(most, int) else f"min({most.cap}, {most.ratio} · prompt + {most.plus})"
+    )
+    others = [f"{key} {_shown(value)}" for key, value in told.items()]
+    return ", ".join([manifest.generate.decoding, f"at most {limit} new tokens", *others])
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _rows(facts: Facts) -> int:

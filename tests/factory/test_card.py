@@ -120,3 +120,57 @@ def test_the_card_is_the_same_twice_and_is_recorded(finished):
     assert finished.step("card")["key"] == "card-key"
     card.write_card(finished, "card-key")
     assert finished.path("card.md").read_text("utf-8") == first
+
+
+CHECK = {
+    "candidates": 32,
+    "positions": 1234,
+    "largest": 5.7220e-06,
+    "mean": 3.699e-07,
+    "total": 4.5e-4,
+    "top1_agreed": 1233,
+    "top1_positions": 1234,
+    "top1_agreement": 1233 / 1234,
+    "skipped": 0,
+}
+
+
+def told(run: RunDirectory) -> str:
+    """The card's text in one line."""
+    return " ".join(parts(run)[1].split())
+
+
+def test_the_card_says_how_well_capture_agrees_with_itself(finished):
+    finished.finish("generate", "generate-key", 2.0, check=CHECK)
+    assert (
+        "32 were scored anew, teacher-forced, at 1,234 positions: log-probabilities differ by "
+        "3.7e-07 nats on average and 5.7e-06 at most; the most probable token is the same, "
+        "or tied, at 99.92 % of 1,234 positions."
+    ) in told(finished)
+
+
+def test_the_card_is_silent_on_what_was_not_checked(finished):
+    assert "scored anew" not in told(finished)
+    finished.finish("generate", "generate-key", 2.0, check=CHECK | {"candidates": 0})
+    assert "scored anew" not in told(finished)
+    finished.finish("generate", "generate-key", 2.0, check=CHECK | {"top1_agreement": None})
+    assert "and 5.7e-06 at most." in told(finished)
+    finished.finish("generate", "generate-key", 2.0, check=None)
+    assert "scored anew" not in told(finished)
+
+
+def test_decoding_is_told_as_far_as_it_is_not_the_default(tmp_path):
+    settings = {
+        "decoding": "beam",
+        "beam_width": 8,
+        "num_return": 2,
+        "stop": ["."],
+        "max_new_tokens": {"ratio": 2.0, "plus": 10, "cap": 256},
+        "window": 3,
+    }
+    run = make_run(tmp_path / "run", generate=settings)
+    add_samples(run, [{"sample_id": "a", "source": "x"}])
+    _, body = parts(run)
+    limit = "at most min(256, 2.0 · prompt + 10) new tokens"
+    shown = f'beam, {limit}, beam\\_width 8, num\\_return 2, stop \\["."\\]'
+    assert row(body, "decoding", shown)

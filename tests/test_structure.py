@@ -15,9 +15,11 @@ FACTORY = [
     "errors", "files", "schemas", "sections", "decoding", "manifest", "reading", "records",
     "shards", "progress", "turns", "sources", "models", "encoding", "tokenizing", "template",
     "chat", "prompts", "logits", "catalog", "tables",
-    "engines.base", "engines.conversion", "engines.ctranslate2", "engines.transformers",
+    "engines.base", "engines.conversion", "engines.ctranslate2",
+    "engines.steering", "engines.decoder", "engines.scoring", "engines.transformers",
     "engines.vllm", "engines",
-    "rules", "samples", "workers", "hypotheses", "recheck", "generate", "judge", "inheritance",
+    "rules", "samples", "workers", "placement", "queue", "replicas", "sitting", "flight",
+    "responses", "hypotheses", "recheck", "generate", "judge", "inheritance",
     "steps", "status", "viewing", "verify", "card", "doctor", "starting", "console", "checking",
     "pilot", "pipeline", "cli",
 ]  # fmt: skip
@@ -34,7 +36,7 @@ STUDENT = [
 # What the student may know of the factory: its plumbing, and what both sides must agree on.
 SHARED = {
     "errors", "files", "schemas", "decoding", "manifest", "records", "shards", "progress",
-    "tokenizing", "prompts", "catalog", "engines", "engines.base",
+    "tokenizing", "prompts", "catalog", "engines", "engines.base", "responses",
 }  # fmt: skip
 
 ONE_DOOR = {"vllm", "ctranslate2", "deepspeed"}

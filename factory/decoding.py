@@ -25,6 +25,7 @@ class Lengths(Section):
         return self
 
 
+Text = Annotated[str, Field(min_length=1)]
 DECODING_KEYS = {
     "greedy": frozenset[str](),
     "beam": frozenset({"beam_width", "num_return", "length_penalty", "early_stopping"}),
@@ -49,7 +50,7 @@ class Generate(Section):
     epsilon: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="least probability")
     max_new_tokens: Positive | Lengths = 256
     min_new_tokens: Count = Field(0, description="tokens before the end token may come")
-    stop: tuple[str, ...] = Field((), description="strings that end a target; cut off its text")
+    stop: tuple[Text, ...] = Field((), description="strings that end a target; cut off its text")
     stop_token_ids: tuple[Count, ...] = Field((), description="more end tokens, by id")
     no_repeat_ngram_size: Count = Field(0, description="0: n-grams may repeat")
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
@@ -59,7 +60,7 @@ class Generate(Section):
     reasoning: Literal["keep", "remove"] = Field(
         "keep", description="what becomes of the span before `reasoning_end`"
     )
-    reasoning_end: str = "</think>"
+    reasoning_end: Text = "</think>"
     check: Count = Field(32, description="candidates scored anew after generating; 0: none")
     shard_size: Positive = Field(2048, description="sources in a shard, the unit of resuming")
     window: Positive = Field(512, description="requests the engine may hold at once")
@@ -73,6 +74,12 @@ class Generate(Section):
                     f"decoding {self.decoding!r} ignores {key}: remove it, "
                     f"or set decoding to {' or '.join(users)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _reasoning_agrees(self) -> Self:
+        if self.reasoning == "keep" and "reasoning_end" in self.model_fields_set:
+            raise ValueError("reasoning 'keep' ignores reasoning_end: remove it, or the reasoning")
         return self
 
     @model_validator(mode="after")

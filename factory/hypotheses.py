@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,16 +13,18 @@ import pyarrow as pa
 
 from factory.engines.base import Hypothesis, Result
 from factory.logits import round_logprobs, tail_logprob
-from factory.prompts import decode_targets
+from factory.responses import Responses
 from factory.schemas import CANDIDATES, LOGITS
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A hypothesis with its place among those of its source; None where decoding failed."""
+    """A hypothesis with its place among those of its source; None where decoding failed.
+
+    Attributes:
+        score: None where nothing is left of the hypothesis.
+        reasoning_ids: int32 [m], what was cut off before it; None where nothing was.
+    """
 
     sample_id: str
     prompt_hash: int
@@ -30,6 +33,7 @@ class Ranked:
     score: float | None
     hypothesis: Hypothesis | None
     error: str | None
+    reasoning_ids: npt.NDArray[np.int32] | None = None
 
 
 def ranked(
@@ -37,24 +41,27 @@ def ranked(
     prompt_hashes: Sequence[int],
     results: Sequence[Result],
     exponent: float = 1.0,
+    responses: Responses | None = None,
 ) -> list[Ranked]:
     """Every hypothesis with its score and rank, in the order of the sources, ranks ascending.
 
     The score is sum_logprob / tokens^exponent, in nats, the end token counted where it was
-    produced. Rank 0 has the highest; equal scores keep the order in which they were drawn.
+    produced, and reasoning not, where `responses` cuts it off. Rank 0 has the highest; equal scores
+    keep the order in which they were drawn; what has no token left has no score, and comes last.
     """
     return [
         row
         for source in zip(sample_ids, prompt_hashes, results, strict=True)
-        for row in _rank(*source, exponent)
+        for row in _rank(*source, exponent, responses)
     ]
 
 
-def candidate_table(rows: Sequence[Ranked], tokenizer: PreTrainedTokenizerFast) -> pa.Table:
+def candidate_table(rows: Sequence[Ranked], responses: Responses) -> pa.Table:
     """Rows of `schemas.CANDIDATES`."""
-    decoded = [row.hypothesis for row in rows if row.hypothesis is not None]
-    texts = iter(decode_targets(tokenizer, [h.token_ids.tolist() for h in decoded]))
-    candidates = [_candidate(row, texts) for row in rows]
+    answers = [row.hypothesis.token_ids.tolist() for row in rows if row.hypothesis]
+    thoughts = [row.reasoning_ids.tolist() for row in rows if row.reasoning_ids is not None]
+    texts, reasoning = iter(responses.texts(answers)), iter(responses.reasoning(thoughts))
+    candidates = [_candidate(row, texts, reasoning, responses) for row in rows]
     _mark_duplicates(candidates)
     return pa.Table.from_pylist(candidates, schema=CANDIDATES)
 
@@ -96,17 +103,36 @@ def logits_table(ranks: Sequence[Ranked], precision: str) -> pa.Table:
     )
 
 
-def _rank(sample_id: str, prompt_hash: int, result: Result, exponent: float) -> Iterator[Ranked]:
+def _rank(
+    sample_id: str,
+    prompt_hash: int,
+    result: Result,
+    exponent: float,
+    responses: Responses | None,
+) -> Iterator[Ranked]:
     if result.error is not None:
         yield Ranked(sample_id, prompt_hash, 0, 0, None, None, result.error)
-    scores = [h.sum_logprob / len(h.token_ids) ** exponent for h in result.hypotheses]
-    drawn = sorted(range(len(scores)), key=lambda ordinal: -scores[ordinal])
+    answers = [responses.answer(h) if responses else (h, None) for h in result.hypotheses]
+    scores = [_score(hypothesis, exponent) for hypothesis, _ in answers]
+    drawn = sorted(range(len(scores)), key=lambda ordinal: -_or_least(scores[ordinal]))
     for rank, ordinal in enumerate(drawn):
-        hypothesis = result.hypotheses[ordinal]
-        yield Ranked(sample_id, prompt_hash, rank, ordinal, scores[ordinal], hypothesis, None)
+        hypothesis, cut = answers[ordinal]
+        yield Ranked(sample_id, prompt_hash, rank, ordinal, scores[ordinal], hypothesis, None, cut)
 
 
-def _candidate(row: Ranked, texts: Iterator[str]) -> dict[str, Any]:
+def _score(hypothesis: Hypothesis, exponent: float) -> float | None:
+    """Nothing has no mean: an answer that was all reasoning is left without a score."""
+    length = len(hypothesis.token_ids)
+    return hypothesis.sum_logprob / length**exponent if length else None
+
+
+def _or_least(score: float | None) -> float:
+    return -math.inf if score is None else score
+
+
+def _candidate(
+    row: Ranked, texts: Iterator[str], reasoning: Iterator[str], responses: Responses
+) -> dict[str, Any]:
     known = {
         "sample_id": row.sample_id,
         "prompt_hash": row.prompt_hash,
@@ -122,9 +148,12 @@ def _candidate(row: Ranked, texts: Iterator[str]) -> dict[str, Any]:
         "token_ids": hypothesis.token_ids,
         "n_tokens": len(hypothesis.token_ids),
         "sum_logprob": hypothesis.sum_logprob,
-        "mean_logprob": hypothesis.sum_logprob / len(hypothesis.token_ids),
+        "mean_logprob": _score(hypothesis, 1.0),
         "finish_reason": hypothesis.finish_reason,
         "seed": hypothesis.seed,
+        "control_tokens": responses.control_tokens(hypothesis),
+        "reasoning": None if row.reasoning_ids is None else next(reasoning),
+        "reasoning_ids": row.reasoning_ids,
     }
 
 

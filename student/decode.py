@@ -19,15 +19,12 @@ from factory.engines import Engine, Request, Result, decode, open_engine
 from factory.files import read_json, write_json
 from factory.manifest import Manifest
 from factory.progress import Advance, progress
-from factory.prompts import (
-    Prompter,
-    decode_targets,
-    load_tokenizer,
-    tokenizer_fingerprint,
-)
+from factory.prompts import Prompter
 from factory.records import FileRecord, RunDirectory
+from factory.responses import Responses
 from factory.schemas import PREDICTIONS
 from factory.shards import part_writer
+from factory.tokenizing import load_tokenizer, tokenizer_fingerprint
 from student.entry import run_process, stop_if_abandoned
 from student.initialise import parameters_of
 from student.systems import System, system
@@ -88,7 +85,7 @@ class _Decoder:
         engine: Engine,
     ) -> None:
         self.run, self.manifest, self.asked = run, manifest, asked
-        self.tokenizer, self.engine = tokenizer, engine
+        self.responses, self.engine = Responses(tokenizer, asked.options.generate), engine
         teachers = run.record().get("tokenizer", {}).get("fingerprint")
         same = tokenizer_fingerprint(tokenizer) == teachers
         self.prompter = None if same else Prompter(tokenizer, manifest.prompt)
@@ -155,8 +152,9 @@ class _Decoder:
 
     def _table(self, split: str, results: Iterable[Result]) -> pa.Table:
         listed = list(results)
-        ids = [r.hypotheses[0].token_ids.tolist() if r.hypotheses else None for r in listed]
-        texts = decode_targets(self.tokenizer, [i or [] for i in ids])
+        best = [result.hypotheses[0] if result.hypotheses else None for result in listed]
+        ids = [h and self.responses.answer(h)[0].token_ids.tolist() for h in best]
+        texts = self.responses.texts([i or [] for i in ids])
         self.rows += len(listed)
         self.failed += sum(i is None for i in ids)
         self.tokens += sum(len(i or ()) for i in ids)

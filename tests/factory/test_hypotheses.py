@@ -8,11 +8,13 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
+from factory.decoding import Generate
 from factory.engines import Hypothesis, Result
 from factory.hypotheses import candidate_table, logits_table, ranked
 from factory.logits import tail_logprob
-from factory.prompts import encode_targets
+from factory.responses import Responses
 from factory.schemas import CANDIDATES, LOGITS
+from factory.tokenizing import encode_targets
 
 
 def hypothesis(
@@ -36,7 +38,9 @@ def test_candidates(tiny_tokenizer: Any) -> None:
         Result("1", [], "prompt of 99 tokens does not fit the context of 64"),
         Result("2", [hypothesis(cat[:-1], [-1.0, -3.0], "length")]),
     ]
-    table = candidate_table(ranked(["x", "y", "z"], [7, 8, 9], results), tiny_tokenizer)
+    table = candidate_table(
+        ranked(["x", "y", "z"], [7, 8, 9], results), Responses(tiny_tokenizer, Generate())
+    )
     assert table.schema.equals(CANDIDATES)
     nothing = dict.fromkeys(CANDIDATES.names)
     assert table.to_pylist() == [
@@ -52,6 +56,7 @@ def test_candidates(tiny_tokenizer: Any) -> None:
             "sum_logprob": -0.875,
             "mean_logprob": pytest.approx(-0.875 / 3),
             "finish_reason": "stop",
+            "control_tokens": 0,
             "ordinal": 0,
         },
         nothing
@@ -75,6 +80,7 @@ def test_candidates(tiny_tokenizer: Any) -> None:
             "sum_logprob": -4.0,
             "mean_logprob": -2.0,
             "finish_reason": "length",
+            "control_tokens": 0,
             "ordinal": 0,
         },
     ]
@@ -83,7 +89,9 @@ def test_candidates(tiny_tokenizer: Any) -> None:
 def test_ranks_follow_scores_and_ties_the_order_drawn(tiny_tokenizer: Any) -> None:
     means = [-2.0, -1.0, -3.0, -1.0, -2.0]
     drawn = [hypothesis([68, 2], [mean, mean]) for mean in means]
-    table = candidate_table(ranked(["x"], [1], [Result("0", drawn)]), tiny_tokenizer)
+    table = candidate_table(
+        ranked(["x"], [1], [Result("0", drawn)]), Responses(tiny_tokenizer, Generate())
+    )
     rows = table.select(["rank", "ordinal", "score"]).to_pylist()
     assert [tuple(row.values()) for row in rows] == [
         (0, 1, -1.0),
@@ -101,7 +109,7 @@ def test_ranks_follow_scores_and_ties_the_order_drawn(tiny_tokenizer: Any) -> No
 def test_sums_are_taken_in_float64(tiny_tokenizer: Any) -> None:
     logprobs = [-(2.0**24)] + [-1.0] * 8
     rows = ranked(["x"], [1], [Result("0", [hypothesis([68] * 9, logprobs)])])
-    table = candidate_table(rows, tiny_tokenizer)
+    table = candidate_table(rows, Responses(tiny_tokenizer, Generate()))
     assert table["sum_logprob"].to_pylist() == [-(2.0**24) - 8]
 
 
@@ -133,9 +141,11 @@ def test_nothing_but_errors(tiny_tokenizer: Any) -> None:
     results = [Result("0", [], "failed")] * 2
     logits = logits_table(ranked(["x", "y"], [1, 2], results), "half")
     assert (logits.num_rows, logits.schema) == (0, LOGITS)
-    candidates = candidate_table(ranked(["x", "y"], [1, 2], results), tiny_tokenizer)
+    candidates = candidate_table(
+        ranked(["x", "y"], [1, 2], results), Responses(tiny_tokenizer, Generate())
+    )
     assert candidates["text"].to_pylist() == [None, None]
-    assert candidate_table(ranked([], [], []), tiny_tokenizer).num_rows == 0
+    assert candidate_table(ranked([], [], []), Responses(tiny_tokenizer, Generate())).num_rows == 0
 
 
 def test_k_of_the_whole_vocabulary() -> None:
@@ -149,7 +159,10 @@ def test_k_of_the_whole_vocabulary() -> None:
 
 def test_rows_and_results_must_match(tiny_tokenizer: Any) -> None:
     with pytest.raises(ValueError, match="zip"):
-        candidate_table(ranked(["x", "y"], [1, 2], [Result("0", [], "failed")]), tiny_tokenizer)
+        candidate_table(
+            ranked(["x", "y"], [1, 2], [Result("0", [], "failed")]),
+            Responses(tiny_tokenizer, Generate()),
+        )
 
 
 def test_offsets_beyond_a_batch() -> None:

@@ -113,10 +113,11 @@ def _convert(converter: Any, facts: ModelFacts, kind: str, building: Path) -> di
         AutoConfig.from_pretrained(source)
         conversion = converter(str(source))
         conversion.load_model = partial(_load_model, facts, told)
+        conversion._load = partial(_with_head_widths, conversion._load, told)
         conversion.load_tokenizer = lambda *_, **__: _Names(facts.vocab_size, told)
         conversion.convert(str(building), quantization=kind)
     except REFUSALS as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).partition(" (supported")[0].split())[:200]
         remedy = f"CTranslate2 cannot convert it: {reason}; use engine transformers or vllm"
         raise EngineError("teacher.model", facts.model, remedy) from None
     _set_start(building, told)
@@ -128,6 +129,8 @@ def _load_model(
 ) -> Any:
     """Load the original, from safetensors alone, and note what it says of itself."""
     model = model_class.from_pretrained(name, use_safetensors=True, **kwargs).eval()
+    if not model.can_generate():
+        raise ValueError("it generates no text")
     generation, config = model.generation_config, model.config
     ends = generation.eos_token_id if generation.eos_token_id is not None else config.eos_token_id
     if ends is None:
@@ -138,16 +141,37 @@ def _load_model(
     told["start_id"] = generation.decoder_start_token_id
     if facts.encoder_decoder:
         config.decoder_start_token_id = told["start_id"]
-    # transformers 5 always ties T5's embeddings, and keeps here whether outputs are scaled; the
-    # converter still reads that off the ties.
-    if hasattr(config, "scale_decoder_outputs"):
-        config.tie_word_embeddings = config.scale_decoder_outputs
+    told["head_width"] = getattr(config.get_text_config(), "head_dim", None)
+    _tell_shape(model)
     told["probe"] = _probe(model, facts, told)
     return model
 
 
+def _tell_shape(model: Any) -> None:
+    """Tell in the configuration what the converter reads there and transformers 5 does not."""
+    config = model.config
+    # T5: embeddings are always tied now, and whether outputs are scaled has a key of its own.
+    if hasattr(config, "scale_decoder_outputs"):
+        config.tie_word_embeddings = config.scale_decoder_outputs
+    # BART and its kin: where they normalise shows in their modules alone.
+    if encoder := getattr(model.base_model, "encoder", None):
+        config.normalize_before = hasattr(encoder, "layer_norm")
+        config.normalize_embedding = hasattr(encoder, "layernorm_embedding")
+
+
+def _with_head_widths(load: Any, told: dict[str, Any]) -> Any:
+    """The specification, with the width of a decoder's heads where its loader forgets it (Llama).
+
+    Left out it is taken for width / heads, and attention is scaled by a wrong root.
+    """
+    spec = load()
+    for layer in getattr(spec.decoder, "layer", ()) if told["head_width"] else ():
+        vars(layer.self_attention).setdefault("head_dim", np.int32(told["head_width"]))
+    return spec
+
+
 def _probe(model: Any, facts: ModelFacts, told: dict[str, Any]) -> dict[str, Any]:
-    """Log-probabilities of a fixed target, by the original."""
+    """Log-probabilities of a fixed target, by the original; Marian's pad is dropped in the copy."""
     import torch
 
     spread = np.linspace(4, facts.vocab_size - 2, PROBE_TOKENS).astype(int).tolist()
@@ -159,7 +183,10 @@ def _probe(model: Any, facts: ModelFacts, told: dict[str, Any]) -> dict[str, Any
             out = model(input_ids=torch.tensor([source]), decoder_input_ids=start)
         else:
             out = model(input_ids=torch.tensor([source + target[:-1]]))
-    rows = out.logits[0, -len(target) :].double().log_softmax(-1)
+    logits = out.logits[0, -len(target) :].double()
+    if facts.model_type == "marian":
+        logits[:, told["pad_id"]] = -torch.inf
+    rows = logits.log_softmax(-1)
     logprobs = rows.gather(-1, torch.tensor(target)[:, None])[:, 0].tolist()
     precise = model.dtype == torch.float32
     return {"source": source, "target": target, "logprobs": logprobs, "precise": precise}

@@ -232,16 +232,30 @@ def _absolute_model(node: dict[str, Any], key: str, base: Path) -> None:
 
 
 def _first_mistake(error: ValidationError, place: str) -> ManifestError:
-    first = min(error.errors(include_url=False), key=_distance)
-    location = [part for part in first["loc"] if not _is_union_tag(part)]
+    errors = error.errors(include_url=False)
+    first = min(errors, key=_distance)
+    location = _location(first)
     where = f"{place} {'.'.join(map(str, location))}".strip()
     if first["type"] == "extra_forbidden":
         return ManifestError(where, None, f"unknown key: {_nearest_key(location)}")
     if first["type"] == "missing":
         return ManifestError(where, None, "is missing: add it")
-    message = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ").replace("valid tuple", "valid list")
     shown = None if isinstance(first["input"], dict | BaseModel) else first["input"]
-    return ManifestError(where, shown, message[0].lower() + message[1:])
+    beside = [other for other in errors if _location(other) == location]
+    return ManifestError(where, shown, _every_value(beside) or message[0].lower() + message[1:])
+
+
+def _location(detail: Any) -> list[Any]:
+    return [part for part in detail["loc"] if not _is_union_tag(part)]
+
+
+def _every_value(details: list[Any]) -> str | None:
+    """Of `true`, `false` or a word, pydantic tells one kind at a time; a user wants them all."""
+    words = [detail["ctx"]["expected"] for detail in details if detail["type"] == "literal_error"]
+    if not words or not any(detail["type"].startswith("bool_") for detail in details):
+        return None
+    return f"input should be true, false or {' or '.join(words)}".replace("'", "")
 
 
 def _distance(detail: Any) -> int:

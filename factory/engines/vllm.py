@@ -5,6 +5,7 @@ Run with vLLM 0.32 (CPU) alone so far.
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from factory.beam import Rules
 from factory.decoding import Generate
 from factory.engines.base import EngineOptions, Hypothesis, Request, Result
+from factory.engines.rollouts import Handle, Rollouts
 from factory.errors import EngineError
 
 # One process, nothing compiled: a small model loads in seconds instead of half a minute, and is no
@@ -26,6 +29,7 @@ CPU_ENVIRONMENT = {
 }
 QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CONFIGURE_LOGGING": "1"}
 DEFAULT_MAX_LOGPROBS = 20
+MOST_RUNNING = 256
 
 
 class VllmEngine:
@@ -45,15 +49,19 @@ class VllmEngine:
         self._engine = _load(options)
         self._parameters = _sampling_class()
         self._refusals = _refusals()
+        self._searches = _searches(options, self._engine, self._refusals)
         self.context: int | None = int(self._engine.model_config.max_model_len)
 
     @property
     def unfinished(self) -> int:
         """Requests submitted and not yet given back."""
-        return len(self._open) + len(self._refused)
+        return len(self._open) + len(self._refused) + len(self._searches or ())
 
     def submit(self, request: Request) -> None:
         """Queue a request; what vLLM refuses comes back with the next step."""
+        if self._searches is not None and request.target_ids is None:
+            self._searches.submit(request)
+            return
         prompt = {"prompt_token_ids": [*request.prompt_ids, *(request.target_ids or ())]}
         seeds: tuple[int | None, ...] = request.seeds or (None,)
         self._open[request.key] = _Draws(request, seeds)
@@ -67,11 +75,12 @@ class VllmEngine:
 
     def step(self) -> list[Result]:
         """One pass of the engine: a token for every running request."""
-        refused, self._refused = self._refused, []
-        if not self._engine.has_unfinished_requests():
-            return refused
-        finished = [output for output in self._engine.step() if output.finished]
-        return refused + [result for output in finished if (result := self._take(output))]
+        results, self._refused = self._refused, []
+        if self._searches is not None:
+            results += self._searches.turn()
+        if self._engine.has_unfinished_requests():
+            results += [r for output in self._engine.step() if (r := self._take(output))]
+        return results
 
     def close(self) -> None:
         """Shut the engine's core down, where it runs beside us."""
@@ -79,6 +88,10 @@ class VllmEngine:
 
     def _take(self, output: Any) -> Result | None:
         """File a draw with its request; the result, once all of them are there."""
+        if self._searches is not None and self._searches.take(output):
+            return None
+        if not output.finished:
+            return None
         key, _, ordinal = output.request_id.rpartition("/")
         draws = self._open[key]
         draws.outputs[int(ordinal)] = output
@@ -140,6 +153,44 @@ def _decoding(generate: Generate) -> dict[str, Any]:
     return told
 
 
+def _searches(
+    options: EngineOptions, engine: Any, refusals: tuple[type[Exception], ...]
+) -> Rollouts | None:
+    """The beam searches of an engine that decodes so."""
+    generate = options.generate
+    if generate.decoding != "beam":
+        return None
+    rules = Rules.of(generate, _end_tokens(engine) | frozenset(generate.stop_token_ids))
+    width = min(max(options.k, rules.row_width), int(engine.model_config.get_vocab_size()))
+    sampling = functools.cache(functools.partial(_rollout, width, sorted(rules.ends)))
+    capacity = int(engine.vllm_config.scheduler_config.max_num_seqs) // rules.width
+    return Rollouts(Handle(engine, sampling, refusals), rules, options.k, capacity)
+
+
+def _end_tokens(engine: Any) -> frozenset[int]:
+    """What vLLM itself ends a request at: the tokenizer's end token, and the model's."""
+    told = engine.model_config.try_get_generation_config().get("eos_token_id")
+    of_model = told if isinstance(told, list) else [told]
+    of_tokenizer = getattr(engine.get_tokenizer(), "eos_token_id", None)
+    return frozenset(int(end) for end in (*of_model, of_tokenizer) if end is not None)
+
+
+def _rollout(width: int, ends: list[int], max_tokens: int) -> Any:
+    """A greedy request that tells each position's `width` most probable tokens as it goes."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=0.0,
+        max_tokens=max_tokens,
+        logprobs=width,
+        flat_logprobs=True,
+        stop_token_ids=ends,
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+    )
+
+
 def _load(options: EngineOptions) -> Any:
     prepare_environment()
     try:
@@ -152,11 +203,16 @@ def _load(options: EngineOptions) -> Any:
         "revision": options.revision,
         "dtype": options.dtype,
         "max_logprobs": max(options.k, DEFAULT_MAX_LOGPROBS),
-        "max_num_seqs": min(options.window, 256),
+        "max_num_seqs": min(options.window, MOST_RUNNING),
         "enable_prefix_caching": False,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
+    if options.generate.decoding == "sample" and not _has_accelerator():
+        # A prompt read in chunks winds its generator back; on a CPU none can (seen: 0.32).
+        arguments["enable_chunked_prefill"] = False
+    if options.generate.decoding == "beam":
+        arguments |= _for_beams(options)
     refusals: tuple[type[Exception], ...] = (TypeError, *_refusals())
     try:
         return LLMEngine.from_engine_args(EngineArgs(**(arguments | (options.options or {}))))
@@ -165,13 +221,30 @@ def _load(options: EngineOptions) -> Any:
         raise EngineError("teacher", options.model, f"vLLM refuses it: {reason}") from None
 
 
+def _for_beams(options: EngineOptions) -> dict[str, Any]:
+    """Room for every beam of a source, rows of any width, and prefixes that are read once.
+
+    The smallest blocks hit most; a CPU takes none below 32, a GPU has 16 by itself.
+    """
+    return {
+        "max_logprobs": -1,
+        "max_num_seqs": min(options.window * options.generate.beam_width, 2 * MOST_RUNNING),
+        "enable_prefix_caching": True,
+        **({} if _has_accelerator() else {"block_size": 32}),
+    }
+
+
 def prepare_environment() -> None:
     """Set what vLLM reads from the environment at import, where the user has not."""
-    import torch
-
-    settings = QUIET if torch.cuda.is_available() else QUIET | CPU_ENVIRONMENT
+    settings = QUIET if _has_accelerator() else QUIET | CPU_ENVIRONMENT
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+
+
+def _has_accelerator() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available())
 
 
 def _refusals() -> tuple[type[Exception], ...]:

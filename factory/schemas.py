@@ -115,6 +115,7 @@ SIGNALS = pa.schema(
         ("empty", pa.bool_()),
         ("copy", pa.bool_()),
         ("duplicate", pa.bool_()),
+        ("control_tokens", pa.int64()),
         ("n_words_source", pa.int64()),
         ("n_words_target", pa.int64()),
         ("length_ratio", pa.float64()),

@@ -187,11 +187,14 @@ def train_key(plan: Plan, run: RunDirectory) -> str:
 def evaluate_key(plan: Plan, run: RunDirectory) -> str:
     """Key of the scores: the systems, the rows they decode, and how."""
     manifest = plan.manifest
-    lengths = manifest.generate.model_dump(mode="json", include={"max_new_tokens"})
+    decoding = manifest.generate.model_dump(mode="json", include={"max_new_tokens"})
+    decoding |= _told(manifest.generate.greedily())
+    for storing in ("shard_size", "window", "check"):
+        decoding.pop(storing, None)
     fingerprint = plan.teacher.fingerprint if plan.teacher else None
     trained = run.step("train").get("key")
     settings = manifest.evaluate.model_dump(mode="json")
-    return digest([settings, lengths, fingerprint, trained, run.step("samples").get("key")])
+    return digest([settings, decoding, fingerprint, trained, run.step("samples").get("key")])
 
 
 def card_key(plan: Plan, run: RunDirectory) -> str:

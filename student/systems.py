@@ -32,10 +32,18 @@ def system(run: RunDirectory, manifest: Manifest, name: str) -> System:
         RunError: the student is not trained.
     """
     found = _teacher(run, manifest) if name == "teacher" else _student(run, manifest)
-    facts = [manifest.prompt, manifest.generate.max_new_tokens, manifest.evaluate.splits]
+    facts = [manifest.prompt, held_out_decoding(manifest), manifest.evaluate.splits]
     samples = [file["sha256"] for file in run.files("samples")]
     rest = [found.key, found.engine, found.options.options, [str(fact) for fact in facts], samples]
     return System(name, found.stage, found.engine, found.options, digest(rest))
+
+
+def held_out_decoding(manifest: Manifest) -> dict[str, Any]:
+    """How held-out sources are decoded, where it differs from the defaults."""
+    storing = {"shard_size", "window", "check"}
+    return manifest.generate.greedily().model_dump(
+        mode="json", exclude_defaults=True, exclude=storing
+    )
 
 
 def _teacher(run: RunDirectory, manifest: Manifest) -> System:

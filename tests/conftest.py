@@ -6,9 +6,9 @@ import os
 
 import torch
 
-from tests.models import tiny_chat, tiny_llama, tiny_t5, tiny_tokenizer
+from tests.models import chat_tokenizer, tiny_chat, tiny_llama, tiny_t5, tiny_tokenizer
 
-__all__ = ["tiny_chat", "tiny_llama", "tiny_t5", "tiny_tokenizer"]
+__all__ = ["chat_tokenizer", "tiny_chat", "tiny_llama", "tiny_t5", "tiny_tokenizer"]
 
 
 def pytest_configure() -> None:

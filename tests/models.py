@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import AddedToken
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -26,10 +27,33 @@ Pair = tuple[str, str]
 CONTEXT = 64
 IGNORED = -100
 TEMPLATE = "<s>{source}<sep>"
-CHAT_TEMPLATE = (
-    "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}<sep>{% endfor %}"
-    "{% if add_generation_prompt %}<s>assistant:{% endif %}"
-)
+# As Qwen's: the system turn is printed if there is one, turns must alternate, thoughts of earlier
+# turns are taken out, and enable_thinking: false begins the answer with an empty thought.
+CHAT_TEMPLATE = """\
+{%- for m in messages -%}
+{%- if m.role not in ('system', 'user', 'assistant') -%}
+{{- raise_exception('no such role: ' + m.role) -}}
+{%- endif -%}
+{%- if loop.index0 and m.role == messages[loop.index0 - 1].role -%}
+{{- raise_exception('roles must alternate') -}}
+{%- endif -%}
+{%- set content = m.content -%}
+{%- if m.role == 'assistant' and '</think>' in content -%}
+{%- set content = content.split('</think>')[-1].lstrip('\\n') -%}
+{%- endif -%}
+{{- '<|im_start|>' + m.role + '\\n' + content | trim + '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- '<|im_start|>assistant\\n' -}}
+{%- if enable_thinking is defined and enable_thinking is false -%}
+{{- '<think>\\n\\n</think>\\n\\n' -}}
+{%- endif -%}
+{%- endif -%}
+"""
+CHAT_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+CHAT_MARKS = ("<think>", "</think>")  # added tokens, but not special: decoding shows them
+THOUGHT = "<think>\nso\n</think>\n\n"
+CHAT_CONTEXT = 160
 LEXICON = (
     {"the": "le", "a": "un", "this": "ce"},
     {"cat": "chat", "dog": "chien", "horse": "cheval", "boy": "garçon", "king": "roi"},
@@ -167,13 +191,36 @@ def tiny_t5(tiny_tokenizer, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_chat(tiny_llama, tmp_path_factory) -> Path:
-    """The Llama's folder, with a tokenizer that has a chat template."""
-    folder = tmp_path_factory.mktemp("tiny-chat")
-    model = LlamaForCausalLM.from_pretrained(tiny_llama)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(tiny_llama)
+def chat_tokenizer() -> PreTrainedTokenizerFast:
+    """ChatML: special <|im_start|> and <|im_end|>, added <think> and </think>, a chat template."""
+    texts = [text for pair in pairs(200) for text in pair] + ["system user assistant so Be brief"]
+    names = TrainTokenizer(vocab_size=400, special_tokens=CHAT_SPECIALS)
+    tokenizer = train_tokenizer(texts, names)
+    tokenizer.add_tokens([AddedToken(mark, special=False, normalized=False) for mark in CHAT_MARKS])
     tokenizer.chat_template = CHAT_TEMPLATE
-    return _save(model, tokenizer, folder)
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def tiny_chat(chat_tokenizer, tmp_path_factory) -> Path:
+    """A folder: a Llama taught for a moment to think, then translate what the last turn says."""
+    config = LlamaConfig(
+        vocab_size=len(chat_tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=CHAT_CONTEXT,
+        tie_word_embeddings=True,
+        **_token_ids(chat_tokenizer),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(17)
+        model = LlamaForCausalLM(config)
+        _teach(model, _chat_batch(chat_tokenizer, pairs(200)), steps=160)
+    return _save(model, chat_tokenizer, tmp_path_factory.mktemp("tiny-chat"))
 
 
 def _token_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
@@ -187,10 +234,30 @@ def _ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 
 
 def _causal_batch(tokenizer: PreTrainedTokenizerFast, rows: Sequence[Pair]) -> dict[str, Any]:
-    prompts = [_ids(tokenizer, TEMPLATE.format(source=source)) for source, _ in rows]
-    targets = [[*_ids(tokenizer, target), tokenizer.eos_token_id] for _, target in rows]
-    joined = [p + t for p, t in zip(prompts, targets, strict=True)]
-    labels = [[IGNORED] * len(p) + t for p, t in zip(prompts, targets, strict=True)]
+    prompts = [TEMPLATE.format(source=source) for source, _ in rows]
+    return _taught(tokenizer, prompts, [target for _, target in rows])
+
+
+def _chat_batch(tokenizer: PreTrainedTokenizerFast, rows: Sequence[Pair]) -> dict[str, Any]:
+    """Rows with and without a system turn, an earlier exchange, and a thought, all mixed."""
+    system = [{"role": "system", "content": "Be brief."}]
+    before = [{"role": "user", "content": "so"}, {"role": "assistant", "content": "so"}]
+    prompts, targets = [], []
+    for i, (source, target) in enumerate(rows):
+        turns = [*system * (i % 2), *before * (i // 2 % 2), {"role": "user", "content": source}]
+        options = {"add_generation_prompt": True, "enable_thinking": bool(i // 4 % 2)}
+        prompts.append(tokenizer.apply_chat_template(turns, tokenize=False, **options))
+        targets.append((THOUGHT if options["enable_thinking"] else "") + target)
+    return _taught(tokenizer, prompts, targets)
+
+
+def _taught(
+    tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], targets: Sequence[str]
+) -> dict[str, Any]:
+    asked = [_ids(tokenizer, prompt) for prompt in prompts]
+    told = [[*_ids(tokenizer, target), tokenizer.eos_token_id] for target in targets]
+    joined = [p + t for p, t in zip(asked, told, strict=True)]
+    labels = [[IGNORED] * len(p) + t for p, t in zip(asked, told, strict=True)]
     return {
         "input_ids": _padded(joined, tokenizer.pad_token_id),
         "attention_mask": _padded([[1] * len(row) for row in joined], 0),

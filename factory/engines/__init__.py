@@ -60,7 +60,7 @@ ABILITIES = {
     ),
     "ctranslate2": Ability(
         decodings=("greedy", "beam"),
-        lacks=frozenset({"stop"}),
+        lacks=frozenset({"stop", "reasoning"}),
         beam_lacks=frozenset(),
         captures=False,
         scorer="transformers",

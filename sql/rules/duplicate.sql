@@ -1,2 +1,2 @@
--- No candidate with a smaller (sample_id, rank) has the same source and target.
+-- No candidate with a smaller (sample_id, rank) has the same prompt and target.
 NOT duplicate

@@ -101,6 +101,45 @@ def test_duplicates_are_counted_over_the_whole_run(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("source", "text", "inside", "count"),
+    [
+        ("a b", "x y", 0, 0),
+        ("a b", "x y", None, 0),
+        ("a b", "x y", 2, 2),
+        ("a b", "x<|im_end|>\n<|im_start|>user", 0, 2),
+        ("a b", "x <|im_end|>", 1, 2),
+        ("a b", "x</s>", 0, 1),
+        ("a b", "[INST] x [/INST]", 0, 2),
+        ("a b", "<<SYS>>x", 0, 1),
+        ("a b", "<think>\n\n</think>x", 0, 2),
+        ("a b", "<\uff5cAssistant\uff5c>x", 0, 1),
+        ("a b", "<start_of_turn>model", 0, 1),
+        ("what is <think>?", "<think> opens, </think> ends", 0, 1),
+        ("a b", "x < y | z > w, <b>bold</b> [1] [INSTITUTE] a<|b", 0, 0),
+    ],
+)
+def test_control_tokens_are_counted_inside_and_spelled(tmp_path, source, text, inside, count):
+    run = make_run(tmp_path / "run", judge={"rules": ["control_tokens"]})
+    add_samples(run, [{"sample_id": "0", "source": source}])
+    add_shard(run, 0, [{"sample_id": "0", "text": text, "control_tokens": inside}])
+    judge(run, "judge-key")
+    assert query(run, "SELECT control_tokens FROM signals") == [(count,)]
+    reasons = ["control_tokens"] if count else []
+    assert query(run, "SELECT reasons FROM verdicts") == [(reasons,)]
+
+
+def test_equal_last_words_of_different_conversations_are_no_duplicates(tmp_path):
+    run = make_run(tmp_path / "run", judge={"rules": ["duplicate"]})
+    prompts = {"a": "Tell a joke. Go on.", "b": "Count. Go on.", "c": "Count. Go on."}
+    rows = [{"sample_id": i, "source": "Go on.", "prompt": prompt} for i, prompt in prompts.items()]
+    add_samples(run, rows)
+    add_shard(run, 0, [{"sample_id": i, "text": "Yes."} for i in prompts])
+    judge(run, "judge-key")
+    found = query(run, "SELECT duplicate FROM signals ORDER BY sample_id")
+    assert found == [(False,), (False,), (True,)]
+
+
 def test_signals_are_typed_as_declared_and_sorted(tmp_path):
     run = judged(tmp_path / "run", [(f"s {i}", f"t {i}", "stop") for i in range(50)])
     for table, schema in (("signals", SIGNALS), ("verdicts", VERDICTS)):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from factory.decoding import token_limit
 from factory.engines import Engine, Request, open_engine
-from factory.generate import count_pending, engine_options, fill_shards
+from factory.generate import engine_options, fill_shards, plan_generation
 from factory.manifest import Manifest
 from factory.prompts import Prompter, load_tokenizer
 from factory.reading import validate
@@ -30,7 +30,8 @@ def main() -> None:
     options = _arguments()
     with tempfile.TemporaryDirectory() as folder:
         manifest = _manifest(options, Path(folder))
-        engine = open_engine(options.engine, engine_options(manifest))
+        asked = engine_options(RunDirectory(Path(folder)), manifest)
+        engine = open_engine(options.engine, asked)
         requests = _requests(manifest)
         _bare(engine, requests[:200])
         ratios = []
@@ -103,7 +104,8 @@ def _job(run: RunDirectory, manifest: Manifest, engine: Engine) -> float:
     run.adopt(manifest)
     build_samples(run, manifest, prompter, key="benchmark")
     began = time.monotonic()
-    tokens = fill_shards(run, engine, "benchmark", count_pending(run))
+    plan_generation(run)
+    tokens = fill_shards(run, engine, "benchmark")
     return tokens / (time.monotonic() - began)
 
 

@@ -1,67 +1,50 @@
-"""The generation job: sources stream through the teacher into shards; a killed job goes on."""
+"""The generation job: every source is decoded once, in shards; a killed job goes on."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import duckdb
+import pyarrow as pa
 
 from factory.catalog import connect
 from factory.decoding import draw_seed, token_limit
-from factory.engines import Engine, EngineOptions, Request, Result, decode, open_engine
+from factory.engines import ABILITIES, Engine, EngineOptions, Request
 from factory.errors import ManifestError, PromptError
-from factory.files import shipped, sweep, write_json
+from factory.files import shipped
+from factory.flight import Shard, fly, fly_replica
 from factory.hypotheses import candidate_table, logits_table, ranked
 from factory.manifest import Manifest, Teacher
-from factory.progress import progress
-from factory.prompts import load_tokenizer
-from factory.records import RunDirectory, library_versions
-from factory.schemas import CANDIDATES, LOGITS
+from factory.queue import Queue
+from factory.recheck import Agreement, agreement, chosen, require_agreement
+from factory.records import FileRecord, RunDirectory, library_versions
+from factory.responses import Responses
+from factory.schemas import CANDIDATES, LOGITS, SAMPLES
 from factory.shards import write_part
-from factory.workers import stop_if_orphaned, worker_main
+from factory.sitting import freeze_plan, sit
+from factory.tokenizing import load_tokenizer
+from factory.workers import worker_main
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-WAITING_WRITES = 2
-
-
-@dataclass
-class Shard:
-    """A unit of work: its sources, and the results that have come back so far."""
-
-    number: int
-    sample_ids: tuple[str, ...]
-    prompt_hashes: tuple[int, ...]
-    results: dict[int, Result] = field(default_factory=dict)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every source of the shard has come back."""
-        return len(self.results) == len(self.sample_ids)
+FOLDER = "shards"
+PLAN = pa.schema([SAMPLES.field(name) for name in ("sample_id", "prompt_hash", "prompt_ids")])
+TOTALS = ("samples", "candidates", "tokens", "errors", "bytes")
 
 
-def generate(run: RunDirectory, key: str) -> None:
+def generate(run: RunDirectory, key: str, lock: int) -> None:
     """Decode every source that has no candidate yet, shard by shard, and record the step.
 
     Raises:
-        EngineError: the engine cannot be opened.
+        ManifestError: there are more replicas than accelerators or cores.
+        Told: the engine cannot be opened, or a check of its candidates failed.
+        StepFailed: a replica died again and again.
         PromptError: not one source fits the teacher's context.
     """
     began = time.monotonic()
-    for folder in ("candidates", "logits", "shards"):
-        run.path(folder).mkdir(exist_ok=True)
-        sweep(run.path(folder))
-    figures: dict[str, Any] = {}
-    total = count_pending(run)
-    if total:
-        figures = _decode_pending(run, key, total)
+    rows = plan_generation(run)
+    figures = sit(run, "factory.generate", FOLDER, key, lock, rows)
     summary = _summary(run)
     _require_one_that_fits(run, summary)
     run.finish("generate", key, time.monotonic() - began, **summary, **figures)
@@ -74,145 +57,130 @@ def count_pending(run: RunDirectory) -> int:
         return int(count)
 
 
-def fill_shards(run: RunDirectory, engine: Engine, key: str, total: int) -> int:
-    """Decode the pending sources with an open engine and write their shards; returns tokens."""
+def plan_generation(run: RunDirectory) -> int:
+    """Freeze which sources without a candidate form which shard; returns how many there are."""
+    for folder in ("candidates", "logits", FOLDER):
+        run.path(folder).mkdir(exist_ok=True)
+    with _pending(run) as pending:
+        batches = ((0, batch) for batch in pending.to_arrow_reader(2048))
+        return freeze_plan(run, FOLDER, batches, PLAN)
+
+
+def fill_shards(run: RunDirectory, engine: Engine, key: str) -> int:
+    """Decode the planned sources with an engine that is open already; returns tokens."""
     manifest = run.manifest()
-    teacher = _teacher(manifest)
-    work = _Work(run, manifest, load_tokenizer(teacher.model, teacher.revision), key)
-    with progress("generating", total) as advance, work:
-        for result in decode(engine, work.requests(), manifest.generate.window):
-            stop_if_orphaned()
-            work.take(result)
-            advance(1, work.rate())
-    return work.tokens
+    task = Generation(run, manifest, key)
+    return fly(engine, Queue(run.path(FOLDER), 0), task, run, key, manifest.generate.window)
 
 
-def engine_options(manifest: Manifest) -> EngineOptions:
+def engine_options(run: RunDirectory, manifest: Manifest) -> EngineOptions:
     """What the manifest asks of the teacher's engine."""
-    teacher, k = _teacher(manifest), manifest.logits.k
-    wanted = k if manifest.logits.capture == "top_k" else 0
+    teacher, k = teacher_of(manifest), manifest.logits.k
     return EngineOptions(
-        teacher.model, teacher.revision, teacher.dtype, wanted, manifest.generate, teacher.options
+        teacher.model,
+        teacher.revision,
+        teacher.dtype,
+        k if manifest.logits.capture == "top_k" and ABILITIES[teacher.engine].captures else 0,
+        manifest.generate,
+        teacher.options,
+        str(run.path("engine")),
     )
 
 
-def _decode_pending(run: RunDirectory, key: str, total: int) -> dict[str, Any]:
-    began = time.monotonic()
-    manifest = run.manifest()
-    engine = open_engine(_teacher(manifest).engine, engine_options(manifest))
-    loaded = time.monotonic()
-    try:
-        tokens = fill_shards(run, engine, key, total)
-    finally:
-        engine.close()
-    ended = time.monotonic()
-    return {
-        "load_seconds": round(loaded - began, 3),
-        "decode_seconds": round(ended - loaded, 3),
-        "decoded_sources": total,
-        "decoded_tokens": tokens,
-        "tokens_per_second": round(tokens / (ended - loaded), 1),
-    }
+def teacher_of(manifest: Manifest) -> Teacher:
+    """The manifest's teacher.
 
-
-class _Work:
-    """The shards in flight. A complete one is written while the engine goes on with the next."""
-
-    def __init__(
-        self, run: RunDirectory, manifest: Manifest, tokenizer: PreTrainedTokenizerFast, key: str
-    ) -> None:
-        self._run, self._manifest, self._tokenizer, self._key = run, manifest, tokenizer, key
-        self._open: dict[int, Shard] = {}
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="shard-writer")
-        self._writes: list[Future[None]] = []
-        self._began = self._last = time.monotonic()
-        self.tokens = 0
-        teacher = run.record().get("teacher", {})
-        dumped = manifest.model_dump(mode="json", include={"prompt", "generate", "logits"})
-        self._signature = {"key": key, "teacher": teacher, **dumped, **library_versions()}
-
-    def __enter__(self) -> _Work:
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        """Finish the writes under way; a write that failed fails the job."""
-        self._writer.shutdown(wait=True)
-        if failure[0] is None:
-            self._settle(0)
-
-    def requests(self) -> Iterator[Request]:
-        """Every pending source as a request, shards opened as the engine comes to them."""
-        spec = self._manifest.generate.max_new_tokens
-        first = 1 + max((s["shard"] for s in self._run.shard_records()), default=-1)
-        with _pending(self._run) as pending:
-            rows = _rows(pending)
-            for number in itertools.count(first):
-                batch = list(itertools.islice(rows, self._manifest.generate.shard_size))
-                if not batch:
-                    return
-                ids, hashes, prompts = zip(*batch, strict=True)
-                self._open[number] = Shard(number, ids, hashes)
-                for index, prompt in enumerate(prompts):
-                    limit = token_limit(spec, len(prompt))
-                    yield Request(f"{number}:{index}", prompt, limit, self._seeds(ids[index]))
-
-    def _seeds(self, sample_id: str) -> tuple[int, ...]:
-        spec = self._manifest.generate
-        draws = range(spec.num_return if spec.decoding == "sample" else 0)
-        return tuple(draw_seed(self._manifest.seed, sample_id, ordinal) for ordinal in draws)
-
-    def take(self, result: Result) -> None:
-        """File a result with its shard, and have the shard written when it is complete."""
-        number, index = map(int, result.key.split(":"))
-        shard = self._open[number]
-        shard.results[index] = result
-        self.tokens += sum(len(h.token_ids) for h in result.hypotheses)
-        if shard.complete:
-            del self._open[number]
-            now = time.monotonic()
-            seconds, self._last = now - self._last, now
-            self._writes.append(self._writer.submit(self._write, shard, seconds))
-            self._settle(WAITING_WRITES)
-
-    def rate(self) -> str:
-        """Tokens per second so far, for the progress line."""
-        return f"{self.tokens / (time.monotonic() - self._began):,.0f} tok/s"
-
-    def _settle(self, allowed: int) -> None:
-        """Wait until at most `allowed` writes are under way; raise what a write raised."""
-        while self._writes and (len(self._writes) > allowed or self._writes[0].done()):
-            self._writes.pop(0).result()
-
-    def _write(self, shard: Shard, seconds: float) -> None:
-        run, name = self._run, f"{shard.number:05d}.parquet"
-        results = [shard.results[index] for index in range(len(shard.sample_ids))]
-        exponent = self._manifest.generate.exponent
-        rows = ranked(shard.sample_ids, shard.prompt_hashes, results, exponent)
-        table = candidate_table(rows, self._tokenizer)
-        path = run.path("candidates", name)
-        files = [write_part(run, path, "candidates", [table], CANDIDATES, self._signature)]
-        if self._manifest.logits.capture == "top_k":
-            kept = logits_table(rows, self._manifest.logits.precision)
-            path = run.path("logits", name)
-            files.append(write_part(run, path, "logits", [kept], LOGITS, self._signature))
-        record = {
-            "shard": shard.number,
-            "key": self._key,
-            "samples": len(results),
-            "candidates": table.num_rows,
-            "tokens": sum(len(h.token_ids) for r in results for h in r.hypotheses),
-            "errors": sum(r.error is not None for r in results),
-            "seconds": round(seconds, 3),
-            "bytes": sum(run.path(file["path"]).stat().st_size for file in files),
-            "files": files,
-        }
-        write_json(run.path("shards", f"{shard.number:05d}.json"), record)
-
-
-def _teacher(manifest: Manifest) -> Teacher:
+    Raises:
+        ManifestError: it has none.
+    """
     if manifest.teacher is None:
         raise ManifestError("teacher", None, "is missing: generating needs one")
     return manifest.teacher
+
+
+def signature(run: RunDirectory, manifest: Manifest, key: str) -> dict[str, Any]:
+    """What every part of the teacher's carries: its key, teacher, decoding and versions."""
+    dumped = manifest.model_dump(mode="json", include={"prompt", "generate", "logits"})
+    return {"key": key, "teacher": run.record().get("teacher", {}), **dumped, **library_versions()}
+
+
+class Generation:
+    """What is asked of the engine for each source, and what is kept of a shard."""
+
+    title = "generating"
+
+    def __init__(self, run: RunDirectory, manifest: Manifest, key: str) -> None:
+        self._run, self._manifest = run, manifest
+        self._teacher = teacher_of(manifest)
+        tokenizer = load_tokenizer(self._teacher.model, self._teacher.revision)
+        self._responses = Responses(tokenizer, manifest.generate)
+        self._signature = signature(run, manifest, key)
+        self._captures = engine_options(run, manifest).k > 0
+        self.replicas = self._teacher.replicas
+
+    def request(self, key: str, row: dict[str, Any]) -> Request:
+        """The request of one source."""
+        spec, prompt = self._manifest.generate, row["prompt_ids"]
+        draws = range(spec.num_return if spec.decoding == "sample" else 0)
+        seeds = (draw_seed(self._manifest.seed, row["sample_id"], ordinal) for ordinal in draws)
+        return Request(key, prompt, token_limit(spec.max_new_tokens, len(prompt)), tuple(seeds))
+
+    def checks(self, shard: Shard) -> Iterator[Request]:
+        """A hypothesis each of a few sources, to be scored by the engine that decoded them."""
+        count, engine = self._manifest.generate.check, self._teacher.engine
+        if not count or ABILITIES[engine].scorer != engine:
+            return
+        sample_ids = shard.rows["sample_id"].to_pylist()
+        for index in chosen(sample_ids, count, self._manifest.seed):
+            if hypotheses := shard.results[index].hypotheses:
+                ordinal = index % len(hypotheses)
+                prompt = shard.rows["prompt_ids"][index].as_py()
+                target = hypotheses[ordinal].token_ids.tolist()
+                key = f"{shard.number}:{index}:{ordinal}"
+                yield Request(key, prompt, len(target), target_ids=target)
+
+    def write(self, shard: Shard) -> tuple[list[FileRecord], dict[str, Any]]:
+        """Write a shard's candidates and distributions, once its checks agree.
+
+        Raises:
+            StepFailed: candidates scored anew have other log-probabilities.
+        """
+        figures: dict[str, Any] = {}
+        if shard.checks:
+            found = self._agreement(shard)
+            require_agreement(found, self._teacher.dtype)
+            figures["check"] = found.as_record()
+        ids, hashes = (shard.rows[name].to_pylist() for name in ("sample_id", "prompt_hash"))
+        exponent = self._manifest.generate.exponent
+        rows = ranked(ids, hashes, shard.ordered(), exponent, self._responses)
+        table = candidate_table(rows, self._responses)
+        files = [self._part(shard, "candidates", table, CANDIDATES)]
+        if self._captures:
+            kept = logits_table(rows, self._manifest.logits.precision)
+            files.append(self._part(shard, "logits", kept, LOGITS))
+        return files, {"candidates": table.num_rows, **figures}
+
+    def _agreement(self, shard: Shard) -> Agreement:
+        found = Agreement()
+        for key, result in shard.checks.items():
+            _, index, ordinal = map(int, key.split(":"))
+            if result.hypotheses:
+                kept = shard.results[index].hypotheses[ordinal]
+                found += agreement(kept, result.hypotheses[0], self._teacher.dtype)
+            else:
+                found += Agreement(skipped=1)
+        return found
+
+    def _part(self, shard: Shard, table: str, rows: pa.Table, schema: pa.Schema) -> FileRecord:
+        path = self._run.path(table, f"{shard.number:05d}.parquet")
+        return write_part(self._run, path, table, [rows], schema, self._signature)
+
+
+def generate_replica(run: RunDirectory, key: str, replica: str) -> None:
+    """Entry of a replica: decode shards of the plan until none is left."""
+    manifest = run.manifest()
+    engine = teacher_of(manifest).engine, engine_options(run, manifest)
+    fly_replica(run, FOLDER, key, int(replica), engine, lambda: Generation(run, manifest, key))
 
 
 @contextlib.contextmanager
@@ -222,17 +190,12 @@ def _pending(run: RunDirectory) -> Iterator[duckdb.DuckDBPyRelation]:
         yield database.sql(sql)
 
 
-def _rows(pending: duckdb.DuckDBPyRelation) -> Iterator[tuple[str, int, list[int]]]:
-    for batch in pending.to_arrow_reader(2048):
-        columns = (column.to_pylist() for column in batch.columns)
-        yield from zip(*columns, strict=True)
-
-
 def _summary(run: RunDirectory) -> dict[str, Any]:
     """Totals over all shards, those of earlier sittings included."""
     shards = run.shard_records()
-    names = ("samples", "candidates", "tokens", "errors", "bytes")
-    return {"shards": len(shards)} | {name: sum(s[name] for s in shards) for name in names}
+    checks = [Agreement.from_record(shard["check"]) for shard in shards if "check" in shard]
+    totals = {"shards": len(shards)} | {name: sum(s[name] for s in shards) for name in TOTALS}
+    return totals | ({"check": sum(checks, Agreement()).as_record()} if checks else {})
 
 
 def _require_one_that_fits(run: RunDirectory, summary: dict[str, Any]) -> None:
@@ -246,4 +209,4 @@ def _require_one_that_fits(run: RunDirectory, summary: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    worker_main(generate)
+    worker_main(generate_replica)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from factory import card, catalog, judge, steps
 from factory.errors import ManifestError, RunError, UserError
-from factory.generate import count_pending
+from factory.generate import count_pending, generate
 from factory.inheritance import take_over
 from factory.manifest import Manifest
 from factory.records import STEPS, RunDirectory
@@ -156,7 +156,7 @@ def _generate(job: Job) -> str:
         return TAKEN
     if job.run.step("generate").get("key") == key and count_pending(job.run) == 0:
         return STANDS
-    run_worker(job.run, "generate", [*module_command("factory.generate", job.run), key], job.lock)
+    generate(job.run, key, job.lock)
     return DONE
 
 

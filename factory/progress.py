@@ -1,7 +1,7 @@
 """Progress of long work: done, rate, time left.
 
-A worker process reports into a small file that its parent shows, and that `seqkd status` reads;
-any other process shows the bar itself. Nothing is shown where nobody is watching.
+A worker process reports into a small file, and its parent shows one bar for all its workers; any
+other process shows the bar itself. Nothing is shown where nobody is watching.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -35,9 +35,9 @@ SECONDS_BETWEEN_REPORTS = 0.3
 
 
 class Advance(Protocol):
-    """Report `done` more units, and optionally a note such as a second rate."""
+    """Report `done` more units, and optionally a note, and the tokens per second so far."""
 
-    def __call__(self, done: int, note: str = "") -> None:
+    def __call__(self, done: int, note: str = "", *, rate: float | None = None) -> None:
         """Add `done` units."""
 
 
@@ -50,44 +50,58 @@ class RateColumn(ProgressColumn):
 
 
 @contextmanager
-def progress(title: str, total: int | None) -> Iterator[Advance]:
-    """Report the progress of the body, under a title, in units of which there are `total`."""
+def progress(title: str, total: int | None, done: int = 0) -> Iterator[Advance]:
+    """Report the progress of the body, under a title, in units of which there are `total`.
+
+    `done` of them were done before, by a worker that this one takes the place of.
+    """
     if report := os.environ.get(REPORT_TO):
-        yield _reporter(Path(report), title, total)
+        yield _reporter(Path(report), title, total, done)
         return
     with _bar() as bar:
-        task = bar.add_task(title, total=total, note="")
+        task = bar.add_task(title, total=total, completed=done, note="")
 
-        def advance(done: int, note: str = "") -> None:
-            bar.update(task, advance=done, note=note)
+        def advance(done: int, note: str = "", *, rate: float | None = None) -> None:
+            bar.update(task, advance=done, note=_noted(note, rate))
 
         yield advance
 
 
-class Follower:
-    """Shows what a worker reports into a file, whenever it is asked to look."""
+def gathered(reports: Iterable[Path]) -> list[dict[str, Any]]:
+    """What workers report, title by title: `done` and `rate` are sums over the workers."""
+    titles: dict[str, dict[str, Any]] = {}
+    for state in [read_json(report) for report in reports if report.is_file()]:
+        so_far = titles.setdefault(state["title"], state | {"done": 0, "rate": None})
+        so_far["done"] += state["done"]
+        so_far["note"] = state["note"]
+        if state["rate"] is not None:
+            so_far["rate"] = (so_far["rate"] or 0.0) + state["rate"]
+    return list(titles.values())
 
-    def __init__(self, bar: Progress, report: Path) -> None:
-        self._bar, self._report = bar, report
+
+class Follower:
+    """Shows what workers report into files, whenever it is asked to look."""
+
+    def __init__(self, bar: Progress, reports: Sequence[Path]) -> None:
+        self._bar, self._reports = bar, reports
         self._tasks: dict[str, TaskID] = {}
 
     def look(self) -> None:
-        """Bring the bar up to the latest report; a title not seen before gets a bar of its own."""
-        if not self._report.is_file():
-            return
-        state = read_json(self._report)
-        title, total = state["title"], state["total"]
-        if title not in self._tasks:
-            self._tasks[title] = self._bar.add_task(title, total=total, note="")
-        task = self._tasks[title]
-        self._bar.update(task, completed=state["done"], total=total, note=state["note"])
+        """Bring the bar up to the latest reports; a title not seen before gets a bar of its own."""
+        for state in gathered(self._reports):
+            title, total = state["title"], state["total"]
+            if title not in self._tasks:
+                self._tasks[title] = self._bar.add_task(title, total=total, note="")
+            note = _noted(state["note"], state["rate"])
+            task = self._tasks[title]
+            self._bar.update(task, completed=state["done"], total=total, note=note)
 
 
 @contextmanager
-def following(report: Path) -> Iterator[Follower]:
-    """Show the progress that a worker process reports into `report`."""
+def following(reports: Sequence[Path]) -> Iterator[Follower]:
+    """Show the progress that worker processes report into `reports`."""
     with _bar() as bar:
-        yield Follower(bar, report)
+        yield Follower(bar, reports)
 
 
 def _bar() -> Progress:
@@ -104,16 +118,20 @@ def _bar() -> Progress:
     )
 
 
-def _reporter(report: Path, title: str, total: int | None) -> Advance:
-    done_so_far, last = 0, 0.0
+def _noted(note: str, rate: float | None) -> str:
+    return note if rate is None else f"{note} {rate:,.0f} tok/s".strip()
 
-    def advance(done: int, note: str = "") -> None:
+
+def _reporter(report: Path, title: str, total: int | None, done_before: int) -> Advance:
+    done_so_far, last = done_before, 0.0
+
+    def advance(done: int, note: str = "", *, rate: float | None = None) -> None:
         nonlocal done_so_far, last
         done_so_far += done
         if time.monotonic() - last > SECONDS_BETWEEN_REPORTS or done_so_far == total:
             last = time.monotonic()
             state = {"title": title, "done": done_so_far, "total": total, "note": note}
-            replace_json(report, state)
+            replace_json(report, state | {"rate": rate})
 
     advance(0)
     return advance

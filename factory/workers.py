@@ -1,6 +1,6 @@
 """Heavy steps run in processes of their own: started, watched, and their failures told.
 
-A worker's memory and threads go when it ends, and its libraries' noise goes to `logs/STEP.log`.
+A worker's memory and threads go when it ends, and its libraries' noise goes to `logs/NAME.log`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,65 @@ SECONDS_BETWEEN_LOOKS = 0.1
 DEFAULTS = {"OMP_WAIT_POLICY": "passive"}
 
 
+class Worker:
+    """A process of ours: started with the run's lock; its progress, noise and last words in files.
+
+    Attributes:
+        report: where it reports its progress.
+        log: where its libraries' noise goes.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        name: str,
+        command: Sequence[str],
+        lock: int,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.report, self.log = report_of(run, name), run.path("logs", f"{name}.log")
+        self._name, self._failure = name, run.path(f".failure-{name}.json")
+        self.log.parent.mkdir(exist_ok=True)
+        told = {REPORT_TO: str(self.report), TELL_FAILURE_TO: str(self._failure)}
+        told[PARENT] = str(os.getpid())
+        variables = {**DEFAULTS, **os.environ, **_import_path(), **(environment or {}), **told}
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=variables,
+                pass_fds=(lock,),
+            )
+
+    @property
+    def status(self) -> int | None:
+        """The status it ended with; None while it is at work."""
+        return self._process.poll()
+
+    def raise_told(self) -> None:
+        """Raise the error that it left for us, if it did.
+
+        Raises:
+            Told: it ended with an error of its own.
+        """
+        if self._failure.is_file():
+            told = read_json(self._failure)
+            self._failure.unlink()
+            raise Told(told["message"], told["exit_status"])
+
+    def end(self) -> None:
+        """End the process, if it is still at work, and remove its report."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(10)
+            self._process.kill()
+        self._process.wait()
+        self.report.unlink(missing_ok=True)
+
+
 def run_worker(
     run: RunDirectory,
     step: str,
@@ -38,30 +97,34 @@ def run_worker(
         Told: the worker ended with an error of its own.
         StepFailed: it died without a word.
     """
-    report, failure = run.path(".progress.json"), run.path(".failure.json")
-    log = run.path("logs", f"{step}.log")
-    log.parent.mkdir(exist_ok=True)
-    _forget(report, failure)
-    told = {REPORT_TO: str(report), TELL_FAILURE_TO: str(failure), PARENT: str(os.getpid())}
-    variables = {**DEFAULTS, **os.environ, **_import_path(), **(environment or {}), **told}
-    with log.open("ab") as output, following(report) as bar:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=variables,
-            pass_fds=(lock,),
-        )
+    forget_workers(run)
+    with following([report_of(run, step)]) as bar:
+        worker = Worker(run, step, command, lock, environment)
         try:
-            while process.poll() is None:
+            while worker.status is None:
                 bar.look()
                 time.sleep(SECONDS_BETWEEN_LOOKS)
             bar.look()
         finally:
-            _end(process)
-    _raise_failure(run, step, process.returncode, failure)
-    _forget(report, failure)
+            worker.end()
+    worker.raise_told()
+    if worker.status:
+        raise StepFailed(
+            f"{step}: its process ended with status {worker.status}: see {worker.log}, "
+            "then run again to go on"
+        )
+
+
+def report_of(run: RunDirectory, name: str) -> Path:
+    """Where the worker of that name reports its progress."""
+    return run.path(f".progress-{name}.json")
+
+
+def forget_workers(run: RunDirectory) -> None:
+    """Remove what workers of a sitting that was killed have reported and told."""
+    for kind in ("progress", "failure"):
+        for path in run.root.glob(f".{kind}-*.json"):
+            path.unlink(missing_ok=True)
 
 
 def module_command(module: str, run: RunDirectory, *arguments: str) -> list[str]:
@@ -85,11 +148,11 @@ def launcher_command(
     return [launcher, *ranks, *options, "--module", module, str(run.root)]
 
 
-def worker_main(step: Callable[[RunDirectory, str], None]) -> None:
-    """Entry of a worker process: `RUN_DIR KEY`; an error is left for the parent to tell."""
-    root, key = sys.argv[1:3]
+def worker_main(step: Callable[..., None]) -> None:
+    """Entry of a worker process: `RUN_DIR ARGUMENT…`; an error is left for the parent to tell."""
+    root, *arguments = sys.argv[1:]
     try:
-        step(RunDirectory(Path(root)), key)
+        step(RunDirectory(Path(root)), *arguments)
     except SeqkdError as error:
         sys.exit(tell_parent(error))
 
@@ -110,28 +173,3 @@ def _import_path() -> dict[str, str]:
     here = str(Path(__file__).resolve().parent.parent)
     others = os.environ.get("PYTHONPATH")
     return {"PYTHONPATH": f"{here}{os.pathsep}{others}" if others else here}
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(10)
-        process.kill()
-
-
-def _raise_failure(run: RunDirectory, step: str, status: int, failure: Path) -> None:
-    if failure.is_file():
-        told = read_json(failure)
-        _forget(failure)
-        raise Told(told["message"], told["exit_status"])
-    if status:
-        log = run.path("logs", f"{step}.log")
-        raise StepFailed(
-            f"{step}: its process ended with status {status}: see {log}, then run again to go on"
-        )
-
-
-def _forget(*paths: Path) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from factory.catalog import connect
-from factory.errors import RunError, Told
+from factory.errors import PromptError, RunError
 from factory.pipeline import run_steps
 from factory.reading import load_manifest
 from factory.records import RunDirectory
@@ -166,7 +166,7 @@ def test_rows_that_do_not_fit_are_error_rows_and_the_job_goes_on(manifest, tmp_p
     assert failed[2] is None
     assert "does not fit the context of 64" in failed[5]
     sources.write_text("the cat " * 40 + "\n")
-    with pytest.raises(Told, match="not one of 1 sources") as raised:
+    with pytest.raises(PromptError, match="not one of 1 sources") as raised:
         generated(tmp_path / "none", mixed)
     assert raised.value.exit_status == 2
 

@@ -92,13 +92,16 @@ class Rules:
 
     @classmethod
     def of(cls, generate: Generate, ends: frozenset[int]) -> Rules:
-        """The rules that a manifest's `generate` sets, for a model with these end tokens."""
+        """The rules that a manifest's `generate` sets, for a model with these end tokens.
+
+        A width of one is greedy decoding, as in `generate`: it ends at its first end token.
+        """
         return cls(
             width=generate.beam_width,
             ends=ends,
             num_return=generate.num_return,
             length_penalty=generate.length_penalty,
-            early_stopping=generate.early_stopping,
+            early_stopping=generate.early_stopping if generate.beam_width > 1 else True,
             min_new_tokens=generate.min_new_tokens,
         )
 

@@ -55,7 +55,8 @@ class _Source:
         before, self.serving = self.serving, {}
         for beam in self.search.live:
             rollout = before.get(beam.parent) if beam.parent else None
-            if rollout and rollout.last == beam.token:
+            goes_on = rollout is not None and (rollout.running or rollout.ahead)
+            if rollout and goes_on and rollout.last == beam.token:
                 self.serving[beam] = rollout
         kept = set(self.serving.values())
         return [rollout for rollout in before.values() if rollout not in kept]

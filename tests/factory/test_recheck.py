@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from factory.engines import EngineOptions, Hypothesis, Request, decode, open_engine
+from factory.engines import Hypothesis, Request
 from factory.errors import StepFailed
 from factory.manifest import Prompt
 from factory.prompts import Prompter
 from factory.recheck import TOLERANCES, Agreement, agreement, chosen, require_agreement
+from tests.engines import opened_vllm, results
 from tests.models import TEMPLATE, pairs
 
 K = 3
@@ -179,12 +180,11 @@ def captured(tiny_llama, tiny_tokenizer) -> list[tuple[Hypothesis, Hypothesis]]:
     """Candidates of a real teacher as decoded, and as the same engine scores them."""
     prompter = Prompter(tiny_tokenizer, Prompt(template=TEMPLATE))
     _, prompts = prompter.encode([{"source": source} for source, _ in pairs(12, 300)])
-    engine = open_engine("vllm", EngineOptions(str(tiny_llama), k=K))
+    engine = opened_vllm(tiny_llama, K)
     asked = [Request(str(i), prompt, 12) for i, prompt in enumerate(prompts)]
-    kept = {r.key: r.hypotheses[0] for r in decode(engine, asked, 12)}
+    kept = {key: result.hypotheses[0] for key, result in results(engine, asked).items()}
     again = [replace(r, target_ids=kept[r.key].token_ids.tolist()) for r in asked]
-    scored = {r.key: r.hypotheses[0] for r in decode(engine, again, 12)}
-    engine.close()
+    scored = {key: result.hypotheses[0] for key, result in results(engine, again).items()}
     return [(kept[r.key], scored[r.key]) for r in asked]
 
 

@@ -1,0 +1,26 @@
+"""Real engines for tests, small ones, kept to the end of the process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from factory.decoding import Generate
+from factory.engines import Engine, EngineOptions, Request, Result, decode, open_engine
+
+# Inside one process vLLM has one world: an engine that is closed, or only forgotten, ends them all.
+KEPT: list[Engine] = []
+FEW_BLOCKS = {"num_gpu_blocks_override": 64}
+
+
+def opened_vllm(folder: Path, k: int = 0, **generate: Any) -> Engine:
+    """A vLLM engine with a small cache, never closed: see `KEPT`."""
+    options = EngineOptions(str(folder), k=k, generate=Generate(**generate), options=FEW_BLOCKS)
+    KEPT.append(open_engine("vllm", options))
+    return KEPT[-1]
+
+
+def results(engine: Engine, requests: Iterable[Request], window: int = 8) -> dict[str, Result]:
+    """Every request's result, by its key."""
+    return {result.key: result for result in decode(engine, requests, window)}

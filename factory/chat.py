@@ -71,18 +71,21 @@ class Chat:
 
         self._check_end(turns := self._turns(row, noted))
         rendered = self._rendered(turns)
-        for tag in (self._tagged, self._bare):
-            parts = self._split(self._rendered(self._turns(row, tag)))
-            if "".join(parts) == rendered and (tag == self._tagged or self._survive(row, parts)):
-                return parts
+        parts = self._split(self._rendered(self._turns(row, self._tagged)))
+        if "".join(parts) == rendered:
+            return parts
+        # A template may look for control tokens in answers, to take out the thoughts they enclose.
+        parts = self._split(self._rendered(self._turns(row, self._tagged, self._bare)))
+        if "".join(parts) == rendered and self._own(parts) == self._own(self._meant(row)):
+            return parts
         if not any(self.controls.search(text) for text in texts):
             return [rendered]
         spelled = next(found[0] for text in texts if (found := self.controls.search(text)))
         remedy = f"the chat template rewrites a turn that spells {spelled}: take it out"
         raise PromptError(self.place, None, remedy)
 
-    def _turns(self, row: dict[str, Any], tag: Tag) -> list[Turn]:
-        """The turns of a row, every text of the row's own through `tag`."""
+    def _turns(self, row: dict[str, Any], tag: Tag, answer: Tag | None = None) -> list[Turn]:
+        """The turns of a row, every text of the row's own through `tag`, or `answer`."""
         if self.prompt.chat:
             filled = ("".join(fill(pattern, row, tag)) for pattern in self.contents)
             pairs = zip(self.prompt.chat, filled, strict=True)
@@ -91,7 +94,10 @@ class Chat:
         turns = read_turns(value_of(row, name))
         if isinstance(turns, str):
             raise PromptError("prompt", None, f"{name} {turns}")
-        tagged = [self._through(turn, tag) for turn in turns]
+        tagged = [
+            self._through(turn, answer if answer and turn["role"] == "assistant" else tag)
+            for turn in turns
+        ]
         if self.contents and not any(turn["role"] == "system" for turn in turns):
             text = "".join(fill(self.contents[0], row, tag))
             tagged.insert(0, {"role": "system", "content": text})
@@ -134,13 +140,16 @@ class Chat:
         core = text.strip()
         return text.replace(core, f"{self.open}{core}{self.close}", 1) if core else text
 
-    def _survive(self, row: dict[str, Any], parts: Parts) -> bool:
-        """Whether the control tokens left bare were all taken out by the template."""
-        without = self._turns(row, lambda text: self._tagged(self.controls.sub("", text)))
-        meant = self._split(self._rendered(without))
-        return self._own(parts) == self._own(meant)
+    def _meant(self, row: dict[str, Any]) -> Parts:
+        """The prompt if no answer spelled a control token."""
+        turns = self._turns(row, self._tagged, lambda text: self._tagged(self._without(text)))
+        return self._split(self._rendered(turns))
+
+    def _without(self, text: str) -> str:
+        return self.controls.sub("", text)
 
     def _own(self, parts: Parts) -> list[str]:
+        """The control tokens outside the row's text."""
         return [token for text in parts[::2] for token in self.controls.findall(text)]
 
     def _split(self, tagged: str) -> Parts:

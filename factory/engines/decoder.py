@@ -47,7 +47,9 @@ class Decoder:
     """One decoding of one model, for any number of batches.
 
     A row's targets are those it would have alone: its limit is its own, also in a beam, and
-    nothing looks at its padding. A causal model's prompts are padded on the left, an
+    nothing looks at its padding. (`early_stopping: never` measures what may still come by the
+    batch's largest limit. That bound is only looser than the row's own, which nothing that the row
+    can still find passes: no log-probability is above 0.) A causal model's prompts are padded on the left, an
     encoder–decoder's on the right, as their positions ask.
     """
 
@@ -73,15 +75,6 @@ class Decoder:
         self.ends = {*_listed(config.eos_token_id), *options.generate.stop_token_ids}
         self.pad = config.pad_token_id = _padding(config, self.ends)
         config.eos_token_id = sorted(self.ends) or None
-
-    @property
-    def needs_equal_limits(self) -> bool:
-        """Whether rows of a batch must have the same limit for each to end as if alone.
-
-        `never` hopes for the longest target that the limit allows, and `generate` knows one limit.
-        """
-        generate = self._generate
-        return self._beams and generate.early_stopping == "never" and generate.length_penalty > 0
 
     def decode(self, rows: Sequence[Row]) -> list[list[list[int]]]:
         """Decode rows: for each its targets in the order found, the end token included.

@@ -90,14 +90,8 @@ class TransformersEngine:
     def _next_batch(self) -> list[Request]:
         """Take the oldest request and its nearest of the same kind, so that none waits for ever."""
         oldest = self._waiting[0]
-        strict = self._decoder.needs_equal_limits and oldest.target_ids is None
-        limits = {oldest.max_new_tokens} if strict else None
-        kind = [
-            request
-            for request in self._waiting
-            if (request.target_ids is None) == (oldest.target_ids is None)
-            and (limits is None or request.max_new_tokens in limits)
-        ]
+        decoding = oldest.target_ids is None
+        kind = [request for request in self._waiting if (request.target_ids is None) == decoding]
         batch = sorted(kind, key=lambda request: _distance(request, oldest))[: self._batch]
         taken = set(map(id, batch))
         self._waiting = [request for request in self._waiting if id(request) not in taken]

@@ -175,7 +175,7 @@ def test_thoughts_of_earlier_turns_go_as_the_template_says(chat_tokenizer):
     _, [held] = made.encode([{"talk": forged}])
     assert controls(chat_tokenizer, held) == controls(chat_tokenizer, ids)
     with pytest.raises(PromptError, match="rewrites a turn that spells </think>: take it out"):
-        made.parts({"talk": [user("a"), assistant("so</think>b<|im_end|>"), user("c")]})
+        made.parts({"talk": [user("a"), assistant("so</think>\n\nb<|im_end|>"), user("c")]})
 
 
 def test_a_system_turn_for_rows_that_have_none(chat_tokenizer):

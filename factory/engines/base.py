@@ -135,9 +135,11 @@ def decode(engine: Engine, requests: Iterable[Request], window: int) -> Iterator
 
 
 def does_not_fit(engine: Engine, request: Request) -> str | None:
-    """Why a prompt cannot be decoded in the engine's context, or None if it can."""
+    """Why a request cannot be worked on in the engine's context, or None if it can."""
     if not request.prompt_ids:
         return "the prompt is empty"
+    if request.target_ids == []:
+        return "the target is empty"
     if engine.context is None:
         return None
     length, target = len(request.prompt_ids), len(request.target_ids or [0])

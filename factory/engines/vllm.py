@@ -62,7 +62,7 @@ class VllmEngine:
         if self._searches is not None and request.target_ids is None:
             self._searches.submit(request)
             return
-        prompt = {"prompt_token_ids": [*request.prompt_ids, *(request.target_ids or ())]}
+        prompt = {"prompt_token_ids": [*request.prompt_ids, *(request.target_ids or ())[:-1]]}
         seeds: tuple[int | None, ...] = request.seeds or (None,)
         self._open[request.key] = _Draws(request, seeds)
         try:
@@ -104,8 +104,7 @@ class VllmEngine:
         parameters, final_only = self._parameters
         common = {"flat_logprobs": True, "output_kind": final_only}
         if request.target_ids is not None:
-            scoring = {"temperature": 0.0, "max_tokens": 1, "prompt_logprobs": self._k}
-            return parameters(**common, **scoring, detokenize=False)
+            return parameters(**common, **_scoring(request.target_ids[-1], self._k))
         return parameters(
             **common,
             **_decoding(self._generate),
@@ -151,6 +150,12 @@ def _decoding(generate: Generate) -> dict[str, Any]:
         told["temperature"] = generate.temperature
         told |= {"top_p": generate.top_p, "top_k": generate.top_k, "min_p": generate.min_p}
     return told
+
+
+def _scoring(last: int, k: int) -> dict[str, Any]:
+    """A target is read as a prompt, its last token made to come: so it may fill the context."""
+    told = {"temperature": 0.0, "max_tokens": 1, "detokenize": False}
+    return told | {"allowed_token_ids": [last], "logprobs": k, "prompt_logprobs": k}
 
 
 def _searches(
@@ -276,9 +281,9 @@ def _hypothesis(output: Any, k: int, seed: int | None) -> Hypothesis:
 
 
 def _scored(output: Any, target: list[int], k: int) -> Hypothesis:
-    """The target's own rows: the last of the prompt's, which start at its second token."""
-    ids, logprobs = _rows(output.prompt_logprobs, k)
-    ids, logprobs = ids[-len(target) :], logprobs[-len(target) :]
+    """The target's own rows: the last of the prompt's, which start at its second token, and one."""
+    read, made = _rows(output.prompt_logprobs, k), _rows(output.outputs[0].logprobs, k)
+    ids, logprobs = (np.concatenate(both)[-len(target) :] for both in zip(read, made, strict=True))
     return Hypothesis(
         token_ids=np.asarray(target, np.int32),
         token_logprobs=logprobs[:, 0],

@@ -278,6 +278,13 @@ def test_without_a_top_k_the_realised_tokens_are_told_alone(tiny_llama, model, p
         assert_raw(model, request.prompt_ids, hypothesis)
 
 
+def test_the_shortest_of_prompts_and_targets_is_scored(warm, model):
+    scoring = Request("short", [1], 1, (), [9])
+    found = results(warm, [scoring, replace(scoring, key="empty", target_ids=[])])
+    assert_raw(model, [1], found["short"].hypotheses[0])
+    assert found["empty"].error == "the target is empty"
+
+
 def test_a_target_may_fill_the_context_and_not_one_token_more(warm, model, prompts):
     room = CONTEXT - len(prompts[0])
     fits = Request("fits", prompts[0], 1, (), [11] * room)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,7 +28,6 @@ class Responses:
         self._special = frozenset(map(int, tokenizer.convert_tokens_to_ids(sorted(special))))
         starts = [tokenizer.bos_token, generate.first_token]
         self._starts = {tokenizer.convert_tokens_to_ids(token) for token in starts if token}
-        self._spelled: dict[int, str] = {}
 
     def answer(self, hypothesis: Hypothesis) -> tuple[Hypothesis, npt.NDArray[np.int32] | None]:
         """A hypothesis without its reasoning, and the ids [m] cut off; None where nothing was.
@@ -78,22 +76,22 @@ class Responses:
 
     def _cut(self, ids: Sequence[int]) -> int:
         """How many tokens to cut. Found in their text: `</think>` may share a token with blanks."""
-        pieces = [self._piece(token) for token in ids]
-        end = "".join(pieces).rfind(self._generate.reasoning_end)
-        if end < 0:
+        end = self._generate.reasoning_end
+        ends = self._whole_text(ids).count(end)
+        if not ends:
             return 0
-        end += len(self._generate.reasoning_end)
-        reached = list(itertools.accumulate(map(len, pieces)))
-        last = bisect_left(reached, end)
-        if pieces[last][len(pieces[last]) - (reached[last] - end) :].strip():
+        # The fewest tokens that hold every end: characters may be spread over several tokens.
+        prefixes = range(len(ids) + 1)
+        cut = bisect_left(prefixes, ends, key=lambda n: self._whole_text(ids[:n]).count(end))
+        if self._whole_text(ids[:cut]).rpartition(end)[2].strip():
             return 0
-        blank = itertools.takewhile(lambda piece: not piece.strip(), pieces[last + 1 :])
-        return last + 1 + len(list(blank))
+        while cut < len(ids) and not self._whole_text(ids[cut : cut + 1]).strip():
+            cut += 1
+        return cut
 
-    def _piece(self, token: int) -> str:
-        """One token's own text, special tokens spelled out."""
-        if token not in self._spelled:
-            self._spelled[token] = self._tokenizer.decode(
-                [token], skip_special_tokens=False, clean_up_tokenization_spaces=False
-            )
-        return self._spelled[token]
+    def _whole_text(self, ids: Sequence[int]) -> str:
+        """The text of some tokens, special ones spelled out."""
+        text: str = self._tokenizer.decode(
+            ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return text

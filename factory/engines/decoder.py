@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,23 +33,14 @@ OF_THE_MODEL = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One target to decode: its prompt, the most tokens it may have, the seed of its draw."""
-
-    prompt_ids: list[int]
-    limit: int
-    seed: int | None
-
-
 class Decoder:
     """One decoding of one model, for any number of batches.
 
     A row's targets are those it would have alone: its limit is its own, also in a beam, and
-    nothing looks at its padding. (`early_stopping: never` measures what may still come by the
-    batch's largest limit. That bound is only looser than the row's own, which nothing that the row
-    can still find passes: no log-probability is above 0.) A causal model's prompts are padded on the left, an
-    encoder–decoder's on the right, as their positions ask.
+    nothing looks at its padding. Causal models are padded on the left, encoder–decoders on the
+    right, as their positions ask. With `early_stopping: never` a beam's hopes are measured by the
+    batch's largest limit: a looser bound than the row's own, with the same end, since what a row
+    can still find within its limit passes neither (no log-probability is above 0).
     """
 
     def __init__(self, model: Any, options: EngineOptions) -> None:
@@ -76,28 +66,40 @@ class Decoder:
         self.pad = config.pad_token_id = _padding(config, self.ends)
         config.eos_token_id = sorted(self.ends) or None
 
-    def decode(self, rows: Sequence[Row]) -> list[list[list[int]]]:
+    def decode(
+        self,
+        prompts: Sequence[Sequence[int]],
+        limits: Sequence[int],
+        seeds: Sequence[int | None],
+    ) -> list[list[list[int]]]:
         """Decode rows: for each its targets in the order found, the end token included.
 
         A beam that finds fewer targets than asked for gives those it found.
+
+        Args:
+            prompts: ids, a row each.
+            limits: the most tokens of each row's targets.
+            seeds: of each row's draw; not looked at where nothing is drawn.
         """
-        ids, mask = padded([r.prompt_ids for r in rows], self.pad, left=not self._encoder_decoder)
-        limits = [row.limit for row in rows]
+        device = self._model.device
+        ids, mask = padded(prompts, self.pad, left=not self._encoder_decoder)
+        most = torch.tensor(limits, device=device)
         start = 1 if self._encoder_decoder else ids.shape[1]
+        padding = [0 if self._encoder_decoder else start - len(prompt) for prompt in prompts]
         with torch.inference_mode():
             out = self._model.generate(
-                ids.to(self._model.device),
-                attention_mask=mask.to(self._model.device),
+                ids.to(device),
+                attention_mask=mask.to(device),
                 max_new_tokens=max(limits),
-                logits_processor=self._processors(rows, start),
-                stopping_criteria=self._criteria(limits, start),
+                logits_processor=self._processors(padding, most, seeds, start),
+                stopping_criteria=self._criteria(most, start),
                 return_dict_in_generate=self._beams,
                 **self._values(),
             )
-        if not self._beams:
-            targets = out[:, start:].tolist()
-            return [[self._cut(t, limit)] for t, limit in zip(targets, limits, strict=True)]
-        return self._found(out.sequences[:, start:], out.beam_indices, limits)
+        if self._beams:
+            return self._found(out.sequences[:, start:], out.beam_indices, limits)
+        targets = zip(out[:, start:].tolist(), limits, strict=True)
+        return [[self._cut(target, limit)] for target, limit in targets]
 
     def finish_reason(self, target: Sequence[int], limit: int | None = None) -> str:
         """`stop` where an end token or a stop string ends it, else `length`.
@@ -138,26 +140,30 @@ class Decoder:
             }
         return told
 
-    def _processors(self, rows: Sequence[Row], start: int) -> list[Processor]:
+    def _processors(
+        self,
+        padding: Sequence[int],
+        limits: torch.Tensor,
+        seeds: Sequence[int | None],
+        start: int,
+    ) -> list[Processor]:
         """Penalties first, then what must come, then the draw: the last has the last word."""
-        padding = [0 if self._encoder_decoder else start - len(row.prompt_ids) for row in rows]
         told = penalties(self._generate, padding)
         if self._first is not None:
             told.append(FirstToken(self._first, start))
         if self._last:
-            limits = torch.tensor([row.limit for row in rows], device=self._model.device)
             told.append(LastToken(self._last, limits, start))
         if self._generate.decoding == "sample":
-            seeds = [row.seed for row in rows if row.seed is not None]
-            told.append(GumbelMax(self._generate, seeds, self._model.device))
+            drawn = [seed for seed in seeds if seed is not None]
+            told.append(GumbelMax(self._generate, drawn, self._model.device))
         return told
 
-    def _criteria(self, limits: list[int], start: int) -> list[Any]:
-        told: list[Any] = [RowLimits(torch.tensor(limits, device=self._model.device), start)]
+    def _criteria(self, limits: torch.Tensor, start: int) -> list[Any]:
+        told: list[Any] = [RowLimits(limits, start)]
         return [*told, self._stop.criterion(start)] if self._stop else told
 
     def _found(
-        self, sequences: torch.Tensor, beams: torch.Tensor, limits: list[int]
+        self, sequences: torch.Tensor, beams: torch.Tensor, limits: Sequence[int]
     ) -> list[list[list[int]]]:
         """Each row's targets; places that the search left empty (no beam index) are left out."""
         count = self._generate.num_return

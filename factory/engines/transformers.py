@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,15 @@ from factory.engines.base import EngineOptions, Hypothesis, Request, Result
 from factory.errors import EngineError
 
 DEFAULT_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Ids to score, the place in the batch of the request they belong to, the seed of a draw."""
+
+    place: int
+    ids: list[int]
+    seed: int | None
 
 
 class TransformersEngine:
@@ -65,11 +75,14 @@ class TransformersEngine:
         if not self._waiting:
             return refused
         batch = self._next_batch()
-        if batch[0].target_ids is None:
-            found = self._decode(batch)
-        else:
-            found = [[(request.target_ids or [], None)] for request in batch]
-        return refused + self._results(batch, found)
+        targets = self._given(batch) if _scores(batch[0]) else self._decoded(batch)
+        found: list[list[Hypothesis]] = [[] for _ in batch]
+        for first in range(0, len(targets), self._batch):
+            part = targets[first : first + self._batch]
+            for target, hypothesis in zip(part, self._score(batch, part), strict=True):
+                found[target.place].append(hypothesis)
+        results = [Result(request.key, told) for request, told in zip(batch, found, strict=True)]
+        return refused + results
 
     def close(self) -> None:
         """Let the model go."""
@@ -81,8 +94,6 @@ class TransformersEngine:
         for ids, known in both:
             if beyond := [token for token in ids if not 0 <= token < known]:
                 return f"token id {beyond[0]} is beyond the model's vocabulary of {known}"
-        if request.target_ids == []:
-            return "the target to score is empty"
         if self._sampling and request.target_ids is None and not request.seeds:
             return "sampling takes a seed for each draw, and there is none"
         return None
@@ -90,60 +101,51 @@ class TransformersEngine:
     def _next_batch(self) -> list[Request]:
         """Take the oldest request and its nearest of the same kind, so that none waits for ever."""
         oldest = self._waiting[0]
-        decoding = oldest.target_ids is None
-        kind = [request for request in self._waiting if (request.target_ids is None) == decoding]
+        kind = [request for request in self._waiting if _scores(request) == _scores(oldest)]
         batch = sorted(kind, key=lambda request: _distance(request, oldest))[: self._batch]
         taken = set(map(id, batch))
         self._waiting = [request for request in self._waiting if id(request) not in taken]
         return sorted(batch, key=lambda request: len(request.prompt_ids))
 
-    def _decode(self, batch: Sequence[Request]) -> list[list[tuple[list[int], int | None]]]:
-        """For each request its targets, each with its seed; draws are rows like any other."""
-        from factory.engines.decoder import Row
+    def _given(self, batch: Sequence[Request]) -> list[_Target]:
+        return [_Target(place, r.target_ids or [], None) for place, r in enumerate(batch)]
 
-        drawn = [request.seeds if self._sampling else (None,) for request in batch]
-        rows = [
-            Row(request.prompt_ids, request.max_new_tokens, seed)
-            for request, seeds in zip(batch, drawn, strict=True)
-            for seed in seeds
+    def _decoded(self, batch: Sequence[Request]) -> list[_Target]:
+        """Targets of every request; a draw is a row like any other."""
+        draws = [
+            (place, seed)
+            for place, request in enumerate(batch)
+            for seed in (request.seeds if self._sampling else (None,))
         ]
-        targets: list[list[list[int]]] = []
-        for first in range(0, len(rows), self._batch):
-            targets += self._decoder.decode(rows[first : first + self._batch])
-        told = iter(zip(targets, rows, strict=True))
-        rounds = [[next(told) for _ in seeds] for seeds in drawn]
-        return [[(ids, row.seed) for found, row in part for ids in found] for part in rounds]
+        targets: list[_Target] = []
+        for first in range(0, len(draws), self._batch):
+            rows = draws[first : first + self._batch]
+            found = self._decoder.decode(
+                [batch[place].prompt_ids for place, _ in rows],
+                [batch[place].max_new_tokens for place, _ in rows],
+                [seed for _, seed in rows],
+            )
+            for (place, seed), told in zip(rows, found, strict=True):
+                targets += [_Target(place, ids, seed) for ids in told]
+        return targets
 
-    def _results(
-        self, batch: Sequence[Request], found: list[list[tuple[list[int], int | None]]]
-    ) -> list[Result]:
-        rows = [
-            (request, ids, seed)
-            for request, targets in zip(batch, found, strict=True)
-            for ids, seed in targets
-        ]
-        hypotheses: list[Hypothesis] = []
-        for first in range(0, len(rows), self._batch):
-            hypotheses += self._score(rows[first : first + self._batch])
-        told = iter(hypotheses)
-        return [
-            Result(request.key, [next(told) for _ in targets])
-            for request, targets in zip(batch, found, strict=True)
-        ]
-
-    def _score(self, rows: Sequence[tuple[Request, list[int], int | None]]) -> list[Hypothesis]:
-        scored = self._scorer.score([(request.prompt_ids, ids) for request, ids, _ in rows])
+    def _score(self, batch: Sequence[Request], targets: Sequence[_Target]) -> list[Hypothesis]:
+        scored = self._scorer.score([(batch[t.place].prompt_ids, t.ids) for t in targets])
         return [
             Hypothesis(
-                token_ids=np.asarray(ids, np.int32),
+                token_ids=np.asarray(target.ids, np.int32),
                 token_logprobs=told.token_logprobs,
-                finish_reason=self._decoder.finish_reason(ids, _limit(request)),
+                finish_reason=self._decoder.finish_reason(target.ids, _limit(batch[target.place])),
                 topk_ids=told.topk_ids if self._k else None,
                 topk_logprobs=told.topk_logprobs if self._k else None,
-                seed=seed,
+                seed=target.seed,
             )
-            for (request, ids, seed), told in zip(rows, scored, strict=True)
+            for target, told in zip(targets, scored, strict=True)
         ]
+
+
+def _scores(request: Request) -> bool:
+    return request.target_ids is not None
 
 
 def _distance(request: Request, other: Request) -> int:
@@ -155,7 +157,7 @@ def _distance(request: Request, other: Request) -> int:
 
 
 def _limit(request: Request) -> int | None:
-    return request.max_new_tokens if request.target_ids is None else None
+    return None if _scores(request) else request.max_new_tokens
 
 
 def _embeddings(model: Any) -> int:

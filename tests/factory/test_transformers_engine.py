@@ -494,7 +494,7 @@ def test_a_row_at_fault_is_a_result_and_the_others_go_on(name, folders):
     assert f"{VOCABULARY} is beyond the model's vocabulary" in found["prompt"].error
     assert "-1 is beyond" in found["negative"].error
     assert f"{VOCABULARY + 7} is beyond" in found["target"].error
-    assert found["empty"].error == "the target to score is empty"
+    assert found["empty"].error == "the target is empty"
     assert all(found[str(i)].hypotheses for i in range(3))
 
 

@@ -69,6 +69,7 @@ def model_folder(model: str, revision: str | None, place: str) -> Path:
 
     Raises:
         ManifestError: there is no such model.
+        OSError: its weights cannot be downloaded.
     """
     folder, commit = _local_folder(model, revision, place)
     if commit is None:

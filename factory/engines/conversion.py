@@ -107,8 +107,8 @@ def _convert(converter: Any, facts: ModelFacts, kind: str, building: Path) -> di
     from transformers import AutoConfig
 
     told: dict[str, Any] = {}
-    source = model_folder(facts.model, facts.revision, "teacher.model")
     try:
+        source = model_folder(facts.model, facts.revision, "teacher.model")
         # What transformers does not know, the converter would read by code of its own, unsafely.
         AutoConfig.from_pretrained(source)
         conversion = converter(str(source))

@@ -113,8 +113,6 @@ class CTranslate2Engine:
         if beyond := [token for token in ids if not 0 <= token < known]:
             error = f"token id {beyond[0]} is beyond the model's vocabulary of {known}"
             self._refused.append(Result(request.key, [], error))
-        elif request.target_ids == []:
-            self._refused.append(Result(request.key, [], "the target to score is empty"))
         else:
             self._waiting.append(request)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from factory.errors import ManifestError
-from factory.models import SAMPLED_BYTES, model_facts
+from factory.models import SAMPLED_BYTES, model_facts, model_folder
 
 
 def facts(folder: Path | str) -> Any:
@@ -110,3 +110,18 @@ def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ManifestError, match="is neither a folder nor a model the hub gives"):
         facts("nobody/no-such-model")
+
+
+def test_the_whole_model_of_a_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a hub's cache keeps it: a revision, the commit it names, and that commit's files."""
+    commit = "0123456789abcdef" * 2 + "01234567"
+    cached = tmp_path / "models--some--teacher"
+    (cached / "snapshots").mkdir(parents=True)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    snapshot = make(cached / "snapshots" / commit, {"vocab_size": 9})
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert facts("some/teacher").fingerprint == commit
+    assert model_folder("some/teacher", None, "teacher.model") == snapshot
+    assert model_folder(str(snapshot), None, "teacher.model") == snapshot

@@ -380,3 +380,125 @@ def test_a_failed_step_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(SeqkdError):
         build(tmp_path, train=BAD)
     assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == []
+
+
+# --- conversations -------------------------------------------------------------------------------
+
+Turns = list[dict[str, str]]
+
+
+def turns_of(*texts: str) -> Turns:
+    roles = ("user", "assistant")
+    return [{"role": roles[i % 2], "content": text} for i, text in enumerate(texts)]
+
+
+def build_chat(folder: Path, tokenizer: Any, **splits: Any) -> RunDirectory:
+    """As `build`, of rows with a field `talk`; `s` is named as the source where they have it."""
+    data: dict[str, Any] = {}
+    for name, rows in splits.items():
+        if name in ("overlap", "bad_rows"):
+            data[name] = rows
+            continue
+        data[name] = write(folder / f"{name}.jsonl", rows)
+        if not any("s" in row for row in rows):
+            del data[name]["source"]
+    prompt = {"messages": "talk"}
+    manifest = Manifest.model_validate(
+        {"name": "t", "teacher": {"model": "m"}, "prompt": prompt, "data": data}
+    )
+    run = RunDirectory(folder / "run")
+    build_samples(run, manifest, Prompter(tokenizer, manifest.prompt), "key")
+    return run
+
+
+def test_a_conversation_is_told_by_its_last_user_turn(tmp_path: Path, chat_tokenizer: Any) -> None:
+    talk = turns_of("Hello.", "Hi!", "Go on.")
+    # A column `source` that nobody named is where the row comes from, not what it says.
+    row = {"talk": talk, "t": "Well.", "source": "a corpus"}
+    [stored_row] = stored(build_chat(tmp_path, chat_tokenizer, train=[row]))
+    assert (stored_row["source"], stored_row["gold"]) == ("Go on.", "Well.")
+    assert json.loads(stored_row["meta"]) == {"talk": talk, "source": "a corpus"}
+    ids_ = chat_tokenizer.apply_chat_template(talk, add_generation_prompt=True, return_dict=False)
+    assert stored_row["prompt_ids"] == ids_
+    canonical = json.dumps(talk, sort_keys=True, ensure_ascii=False)
+    assert stored_row["sample_id"] == content_id(canonical)
+
+
+def test_a_column_that_is_named_is_the_source(tmp_path: Path, chat_tokenizer: Any) -> None:
+    rows = [{"talk": turns_of("Hello."), "s": "the gist"}]
+    [row] = stored(build_chat(tmp_path, chat_tokenizer, train=rows))
+    assert row["source"] == "the gist"
+    assert row["sample_id"] == content_id(
+        json.dumps(turns_of("Hello."), sort_keys=True, ensure_ascii=False)
+    )
+
+
+def test_conversations_differ_by_any_turn(tmp_path: Path, chat_tokenizer: Any) -> None:
+    first, other = turns_of("a", "b", "Go on."), turns_of("a", "c", "Go on.")
+    turned = [dict(reversed(turn.items())) for turn in first]
+    train = [{"talk": first}, {"talk": turned}]
+    run = build_chat(tmp_path, chat_tokenizer, train=train, test=[{"talk": other}])
+    rows = stored(run)
+    canonical = json.dumps(first, sort_keys=True, ensure_ascii=False)
+    assert [row["sample_id"] for row in rows[:2]] == [
+        content_id(canonical),
+        content_id(canonical, 1),
+    ]
+    assert len({row["sample_id"] for row in rows}) == 3
+    assert run.step("samples")["overlap"] == {"validation": 0, "test": 0}
+
+
+def test_a_conversation_that_stands_in_the_test_split(tmp_path: Path, chat_tokenizer: Any) -> None:
+    rows = [{"talk": turns_of("a")}, {"talk": turns_of("b")}]
+    with pytest.raises(ManifestError, match="1 training sources stand in the test split"):
+        build_chat(tmp_path, chat_tokenizer, train=rows, test=rows[1:])
+    run = build_chat(tmp_path, chat_tokenizer, train=rows, test=rows[1:], overlap="drop")
+    assert [(r["split"], r["source"]) for r in stored(run)] == [("train", "a"), ("test", "b")]
+
+
+def test_conversations_in_parquet(tmp_path: Path, chat_tokenizer: Any) -> None:
+    """Its structs have every key in every turn: what is null was not there."""
+    named = [{"role": "user", "content": "a", "name": "x"}, {"role": "assistant", "content": "b"}]
+    rows = [{"talk": [*named, {"role": "user", "content": "c"}]}, {"talk": turns_of("d")}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    (tmp_path / "json").mkdir()
+    read = {
+        "name": "t",
+        "teacher": {"model": "m"},
+        "prompt": {"messages": "talk"},
+        "data": {"train": {"path": str(tmp_path / "a.parquet")}},
+    }
+    manifest = Manifest.model_validate(read)
+    run = RunDirectory(tmp_path / "run")
+    build_samples(run, manifest, Prompter(chat_tokenizer, manifest.prompt), "key")
+    same = build_chat(tmp_path / "json", chat_tokenizer, train=rows)
+    columns = ("sample_id", "source", "prompt", "prompt_ids")
+    assert [[r[c] for c in columns] for r in stored(run)] == [
+        [r[c] for c in columns] for r in stored(same)
+    ]
+
+
+BAD_TALKS = [
+    ({"t": "x"}, "has no field 'talk': known: t"),
+    ({"talk": "[]"}, "talk is no list of turns"),
+    ({"talk": []}, "talk holds no turn"),
+    ({"talk": [{"role": "user"}]}, "talk turn 1 has no content"),
+    ({"talk": [{"role": "robot", "content": "a"}, *turns_of("b")]}, "refuses it: no such role"),
+    ({"talk": turns_of("a") * 2}, "the chat template refuses it: roles must alternate"),
+    ({"talk": turns_of("a", "b")}, "the last turn is the assistant's: cut it off"),
+    ({"talk": turns_of(" ")}, "source is empty"),
+    ({"talk": turns_of("a\ud800")}, "field 'talk' is not valid UTF-8"),
+]
+
+
+def test_turns_that_cannot_be_are_refused_rows(tmp_path: Path, chat_tokenizer: Any) -> None:
+    rows = [{"talk": turns_of("a"), "t": "x"}, *({"t": "x"} | row for row, _ in BAD_TALKS)]
+    run = build_chat(tmp_path, chat_tokenizer, train=rows, bad_rows="set_aside")
+    assert [row["source"] for row in stored(run)] == ["a"]
+    for number, (row, (_, reason)) in enumerate(
+        zip(stored(run, "refused"), BAD_TALKS, strict=True), 2
+    ):
+        assert row["line"] == number
+        assert reason in row["reason"]
+    with pytest.raises(SourceError, match=r"train\.jsonl:2: has no field 'talk'.*: mend it"):
+        build_chat(tmp_path, chat_tokenizer, train=rows)

@@ -11,12 +11,17 @@ from factory.errors import DamagedFile, ManifestError
 from factory.files import read_json
 
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+WIDTH_KEYS = ("hidden_size", "n_embd")
+HEAD_KEYS = ("num_attention_heads", "n_head")
 SAMPLED_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What a configuration says. `context` is in tokens, None where the model sets no limit."""
+    """What a configuration says. `context` is in tokens, None where the model sets no limit.
+
+    `head_size` is the width of an attention head, None where the configuration does not tell it.
+    """
 
     model: str
     revision: str | None
@@ -25,6 +30,7 @@ class ModelFacts:
     context: int | None
     encoder_decoder: bool
     fingerprint: str
+    head_size: int | None = None
 
     def as_record(self) -> dict[str, Any]:
         """The facts as `run.json` keeps them."""
@@ -51,7 +57,16 @@ def model_facts(model: str, revision: str | None, place: str) -> ModelFacts:
         context=next((text[key] for key in CONTEXT_KEYS if text.get(key)), None),
         encoder_decoder=bool(config.get("is_encoder_decoder")),
         fingerprint=commit or _fingerprint(folder),
+        head_size=_head_size(text),
     )
+
+
+def _head_size(text: dict[str, Any]) -> int | None:
+    if text.get("head_dim"):
+        return int(text["head_dim"])
+    widths = next((text[key] for key in WIDTH_KEYS if text.get(key)), None)
+    heads = next((text[key] for key in HEAD_KEYS if text.get(key)), None)
+    return int(widths) // int(heads) if widths and heads else None
 
 
 def _config(folder: Path, model: str, place: str) -> dict[str, Any]:

@@ -86,35 +86,10 @@ MANIFESTS: dict[str, tuple[Edits, str, list[str]]] = {
         "manifest.yaml:",
         ["needs teacher, student, or both"],
     ),
-    "zero beam": (
-        {"generate": {"decoding": "beam", "beam_width": 0}},
-        "manifest.yaml generate.beam_width: 0:",
-        ["greater than or equal to 1"],
-    ),
     "unknown engine": (
         {"teacher.engine": "vlm"},
         "manifest.yaml teacher.engine: 'vlm':",
-        ["'vllm' or 'transformers'"],
-    ),
-    "unknown decoding": (
-        {"generate.decoding": "gready"},
-        "manifest.yaml generate.decoding: 'gready':",
-        ["'greedy'"],
-    ),
-    "decoding that the engine lacks": (
-        {"generate.decoding": "beam"},
-        "generate.decoding: 'beam':",
-        ["engine transformers offers greedy"],
-    ),
-    "key that the decoding ignores": (
-        {"generate.temperature": 0.7},
-        "manifest.yaml generate:",
-        ["decoding 'greedy' ignores temperature: remove it", "set decoding to sample"],
-    ),
-    "no token allowed": (
-        {"generate.max_new_tokens": {"cap": 9}},
-        "manifest.yaml generate.max_new_tokens:",
-        ["allows no token: set ratio or plus above 0"],
+        ["'vllm', 'transformers' or 'ctranslate2'"],
     ),
     "k over the vocabulary": (
         {"logits.k": 5000},
@@ -199,7 +174,7 @@ MANIFESTS: dict[str, tuple[Edits, str, list[str]]] = {
     "template and chat": (
         {"prompt.chat": [{"role": "user", "content": "{source}"}]},
         "manifest.yaml prompt:",
-        ["needs either template or chat"],
+        ["needs exactly one of template, chat, messages"],
     ),
     "prompt without the source": (
         {"prompt.template": "<s>Translate:<sep>"},
@@ -235,11 +210,6 @@ MANIFESTS: dict[str, tuple[Edits, str, list[str]]] = {
         {"teacher.model": "./no-json"},
         "teacher.model: '{cwd}/no-json':",
         ["its config.json is not a JSON object: mend it"],
-    ),
-    "an encoder-decoder for vLLM": (
-        {"teacher": {"model": "{t5}", "engine": "vllm"}},
-        "teacher.engine: 'vllm':",
-        ["t5 is an encoder–decoder: set engine to transformers"],
     ),
     "variable not set": (
         {"teacher.model": "${NO_SUCH_VARIABLE}/m"},

@@ -7,12 +7,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from factory import cli
 from tests.mistakes import MANIFESTS, REMOVED, SETTINGS, SOURCES, TEXTS, Edits
+from tests.mistakes_of_decoding import DECODINGS
 from tests.models import manifest_tree, write_corpus, write_manifest_file
 
 SIZES = {"train": 6, "validation": 2, "test": 2}
@@ -43,7 +45,9 @@ def cwd(tmp_path: Path, tiny_llama: Path, monkeypatch) -> Path:
     )
     write_manifest_file(tmp_path / "manifest.yaml", right)
     config = (tiny_llama / "config.json").read_text()
-    for name, text in {"no-tokenizer": config, "no-vocabulary": "{}", "no-json": "[1"}.items():
+    narrow = json.dumps(json.loads(config) | {"head_dim": 16})
+    wrong = {"no-vocabulary": "{}", "no-json": "[1", "narrow-heads": narrow}
+    for name, text in {"no-tokenizer": config, **wrong}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(text)
     monkeypatch.chdir(tmp_path)
@@ -84,9 +88,17 @@ def refuse(cwd: Path, command: list[str], place: str, words: list[str], capsys, 
     assert files(cwd) == before
 
 
-@pytest.mark.parametrize("name", MANIFESTS)
+@pytest.fixture(scope="module", autouse=True)
+def without_an_accelerator() -> Iterator[None]:
+    """Some mistakes are mistakes on a CPU alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("factory.steps.has_cuda", lambda: False)
+        yield
+
+
+@pytest.mark.parametrize("name", MANIFESTS | DECODINGS)
 def test_manifests(name: str, cwd: Path, tiny_t5: Path, capsys, monkeypatch) -> None:
-    edits, place, words = MANIFESTS[name]
+    edits, place, words = (MANIFESTS | DECODINGS)[name]
     edit(cwd / "manifest.yaml", edits, tiny_t5)
     refuse(cwd, ["run", "manifest.yaml"], place, words, capsys, monkeypatch)
 

@@ -40,6 +40,10 @@ class Ability:
     scorer: str
     encoder_decoder: bool
 
+    def lacking(self, decoding: str) -> frozenset[str]:
+        """Keys of `generate` it has nothing for in that decoding."""
+        return self.lacks | (self.beam_lacks if decoding == "beam" else frozenset())
+
 
 ABILITIES = {
     "vllm": Ability(

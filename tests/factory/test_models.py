@@ -49,6 +49,21 @@ def test_configurations(
     assert (found.vocab_size, found.context) == (vocabulary, context)
 
 
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [
+        ({"head_dim": 16, "hidden_size": 64, "num_attention_heads": 2}, 16),
+        ({"hidden_size": 64, "num_attention_heads": 2}, 32),
+        ({"n_embd": 64, "n_head": 8}, 8),
+        ({"head_dim": None, "hidden_size": 64, "num_attention_heads": 4}, 16),
+        ({"hidden_size": 64}, None),
+        ({}, None),
+    ],
+)
+def test_width_of_a_head(config: dict[str, Any], size: int | None, tmp_path: Path) -> None:
+    assert facts(make(tmp_path / "m", {"vocab_size": 9} | config)).head_size == size
+
+
 def test_fingerprint_is_of_the_contents(tiny_llama: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(tiny_llama, tmp_path / "elsewhere")
     assert facts(copied).fingerprint == facts(tiny_llama).fingerprint

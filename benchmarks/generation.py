@@ -18,11 +18,12 @@ from factory.decoding import token_limit
 from factory.engines import Engine, Request, open_engine
 from factory.generate import engine_options, fill_shards, plan_generation
 from factory.manifest import Manifest
-from factory.prompts import Prompter, load_tokenizer
+from factory.prompts import Prompter
 from factory.reading import validate
 from factory.records import RunDirectory
 from factory.samples import build_samples
 from factory.sources import Row, read_split
+from factory.tokenizing import load_tokenizer
 
 
 def main() -> None:

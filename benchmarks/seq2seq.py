@@ -23,8 +23,9 @@ from factory.decoding import Generate, token_limit
 from factory.engines import EngineOptions, Request, decode, open_engine
 from factory.hypotheses import ranked
 from factory.manifest import Prompt, Split
-from factory.prompts import Prompter, decode_targets, load_tokenizer
+from factory.prompts import Prompter
 from factory.sources import Row, read_split
+from factory.tokenizing import decode_targets, load_tokenizer
 
 LIMIT: dict[str, Any] = {"ratio": 2.0, "plus": 10, "cap": 256}
 DECODINGS: dict[str, dict[str, Any]] = {

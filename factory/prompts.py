@@ -12,25 +12,8 @@ from factory.errors import PromptError
 from factory.manifest import Prompt
 from factory.template import Parts, fill, pattern_of
 
-# Until every importer names factory.tokenizing itself.
-from factory.tokenizing import (
-    decode_targets,
-    encode_targets,
-    load_tokenizer,
-    tokenizer_fingerprint,
-)
-
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-__all__ = [
-    "Prompter",
-    "decode_targets",
-    "encode_targets",
-    "load_tokenizer",
-    "prompt_hashes",
-    "tokenizer_fingerprint",
-]
 
 
 class Prompter:

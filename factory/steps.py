@@ -12,11 +12,12 @@ from factory.errors import ManifestError
 from factory.files import digest, shipped
 from factory.manifest import Manifest
 from factory.models import ModelFacts, model_facts
-from factory.prompts import Prompter, load_tokenizer, tokenizer_fingerprint
+from factory.prompts import Prompter
 from factory.records import RunDirectory
 from factory.rules import check_rules
 from factory.sections import Section
 from factory.sources import content_digest, split_files
+from factory.tokenizing import load_tokenizer, tokenizer_fingerprint
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from factory.catalog import connect
 from factory.errors import RunError
 from factory.manifest import Manifest, Student, TrainTokenizer
-from factory.prompts import load_tokenizer
 from factory.records import RunDirectory
+from factory.tokenizing import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

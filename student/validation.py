@@ -14,8 +14,9 @@ from factory.catalog import connect
 from factory.decoding import Generate, token_limit
 from factory.engines import EngineOptions, Request, decode, open_engine
 from factory.manifest import Manifest
-from factory.prompts import Prompter, decode_targets
+from factory.prompts import Prompter
 from factory.records import RunDirectory
+from factory.tokenizing import decode_targets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

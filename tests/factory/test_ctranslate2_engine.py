@@ -39,7 +39,8 @@ from factory.engines import ABILITIES, Engine, EngineOptions, Request, Result, d
 from factory.engines.conversion import RECORD
 from factory.errors import EngineError
 from factory.manifest import Prompt
-from factory.prompts import Prompter, load_tokenizer
+from factory.prompts import Prompter
+from factory.tokenizing import load_tokenizer
 from tests.models import TEMPLATE, pairs
 
 pytest.importorskip("ctranslate2")

@@ -14,9 +14,9 @@ import pytest
 from factory.errors import DamagedFile, QueryError, RunError
 from factory.files import write_json
 from factory.manifest import Prompt, Stage, TrainTokenizer
-from factory.prompts import encode_targets, load_tokenizer, tokenizer_fingerprint
 from factory.records import RunDirectory
 from factory.shards import record_file
+from factory.tokenizing import encode_targets, load_tokenizer, tokenizer_fingerprint
 from student.dataset import DataRecord, StageRows, Text, prepare
 from student.rows import Wanted
 from student.tokenizers import train_tokenizer

@@ -61,7 +61,7 @@ class Generate(Section):
         "keep", description="what becomes of the span before `reasoning_end`"
     )
     reasoning_end: Text = "</think>"
-    check: Count = Field(32, description="candidates scored anew after generating; 0: none")
+    check: Count = Field(32, description="candidates of each shard that are scored anew; 0: none")
     shard_size: Positive = Field(2048, description="sources in a shard, the unit of resuming")
     window: Positive = Field(512, description="requests the engine may hold at once")
 

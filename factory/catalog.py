@@ -62,6 +62,7 @@ SHARD_COLUMNS = {
 }
 TABLE_FUNCTIONS = {"unnest", "range", "generate_series", "json_each", "json_tree"}
 MEMORY = 1 << 30
+PORTION = 4096  # candidates joined with what belongs to them at a time
 STORAGE = "v1.4.0"  # the oldest DuckDB that should open catalog.duckdb
 
 Connection = duckdb.DuckDBPyConnection
@@ -145,9 +146,26 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def parquet(paths: list[Path], name: Naming = str) -> str:
+def parquet(paths: list[Path], name: Naming = str, options: str = "filename = false") -> str:
     """SQL that reads Parquet files, whatever characters their paths hold."""
-    return f"SELECT * FROM read_parquet([{_listed(paths, name)}], hive_partitioning = false)"
+    files = _listed(paths, name)
+    return f"SELECT * FROM read_parquet([{files}], hive_partitioning = false, {options})"
+
+
+def portions(run: RunDirectory) -> Iterator[list[dict[str, Any]]]:
+    """Consecutive shards, at least `PORTION` candidates or a 64th of all, whichever is more.
+
+    What a join of one portion holds in memory does not grow with the run.
+    """
+    shards = run.shard_records()
+    size = max(PORTION, sum(shard["candidates"] for shard in shards) // 64)
+    portion: list[dict[str, Any]] = []
+    for shard in shards:
+        portion.append(shard)
+        if sum(shard["candidates"] for shard in portion) >= size:
+            yield portion
+            portion = []
+    yield from [portion] if portion else []
 
 
 def _create_views(connection: Connection, run: RunDirectory, name: Naming) -> None:

@@ -122,6 +122,21 @@ def generate(
 
 
 @app.command()
+def score(
+    target: Target,
+    settings: Settings = None,
+    run_dir: RunDir = None,
+    fresh: Fresh = False,
+    as_json: AsJson = False,
+) -> None:
+    """Have the teacher tell its distributions of targets that exist: candidates, gold, a field.
+
+    Example: seqkd score runs/demo --set 'score.targets=[gold]'
+    """
+    _one_step("score", target, settings, run_dir, as_json, fresh)
+
+
+@app.command()
 def judge(
     target: Target, settings: Settings = None, run_dir: RunDir = None, as_json: AsJson = False
 ) -> None:

@@ -41,7 +41,7 @@ def extrapolate(run: RunDirectory, price_per_hour: float | None) -> dict[str, An
 
 def _growing(run: RunDirectory, step: str, figures: dict[str, Any]) -> float:
     """The part of a step's seconds that grows with the sources; scores and cards have none."""
-    if step == "generate":
+    if step in ("generate", "score"):
         return float(figures.get("decode_seconds", 0.0))
     if step == "train":
         return _optimiser_seconds(run)

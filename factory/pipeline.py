@@ -17,7 +17,8 @@ from factory.inheritance import take_over
 from factory.manifest import Manifest
 from factory.records import STEPS, RunDirectory
 from factory.samples import build_samples
-from factory.steps import Plan, make_plan
+from factory.score import CANDIDATE, score, score_key, score_targets
+from factory.steps import Plan, has_cuda, make_plan
 from factory.workers import launcher_command, module_command, run_worker
 
 Told = Callable[[str, str], None]  # step, what became of it
@@ -64,9 +65,8 @@ def run_steps(
     with _clean_start(run), run.locked() as lock:
         job = Job(run, plan, lock, fresh, tell)
         _agree(job)
-        for step in plan.steps():
-            if step in wanted:
-                _require_before(job, step, wanted)
+        for step in wanted:
+            _require_before(job, step, wanted)
         for step in plan.steps():
             if step == "samples" or step in wanted:
                 _do(job, step)
@@ -115,16 +115,21 @@ def _agree(job: Job) -> None:
         )
         raise RunError(job.run.root, None, remedy)
     # Records first: a file without a record is as good as gone.
-    for folder in ("shards", "candidates", "logits"):
+    for folder in ("shards", "scores", "candidates", "logits"):
         shutil.rmtree(job.run.path(folder), ignore_errors=True)
-    job.run.forget(("generate",))
+    job.run.forget(("generate", "score"))
 
 
 def _require_before(job: Job, step: str, wanted: Sequence[str]) -> None:
-    """A single step stands on the ones before it."""
+    """A single step stands on the ones before it, and on its part of the manifest."""
     order = job.plan.steps()
+    if step not in order:
+        if len(wanted) == 1:
+            remedy = f"names nothing for seqkd {step} to do: {ABSENT[step]}"
+            raise ManifestError(job.manifest.name, None, remedy)
+        return
     for before in order[: order.index(step)]:
-        if before in NEEDS[step] and before not in wanted and not job.run.step(before):
+        if before in _needs(job, step) and before not in wanted and not job.run.step(before):
             remedy = f"{step} needs {before}: seqkd {before} first, or seqkd run"
             raise RunError(job.run.root, None, remedy)
 
@@ -166,6 +171,14 @@ def _require_all_taken(job: Job, other: str) -> None:
         raise RunError(other, None, remedy)
 
 
+def _score(job: Job) -> str:
+    key = score_key(job.run, job.manifest, steps.generate_key(job.plan))
+    if _stands(job, "score", key):
+        return STANDS
+    score(job.run, key, steps.generate_key(job.plan), job.lock)
+    return DONE
+
+
 def _judge(job: Job) -> str:
     key = steps.judge_key(job.plan, job.run)
     if _stands(job, "judge", key):
@@ -182,7 +195,7 @@ def _train(job: Job) -> str:
     if student is None:
         raise ManifestError("student", None, "is missing: training needs one")
     _agree_to_retrain(job)
-    environment = {"DS_ACCELERATOR": "cpu"} if not _has_cuda() else {}
+    environment = {"DS_ACCELERATOR": "cpu"} if not has_cuda() else {}
     run_worker(job.run, "train", module_command("student.prepare", job.run, key), job.lock)
     command = launcher_command(
         "student.train", job.run, student.processes, _free_port(), student.deepspeed.launcher
@@ -225,6 +238,7 @@ def _card(job: Job) -> str:
 DO: dict[str, Callable[[Job], str]] = {
     "samples": _samples,
     "generate": _generate,
+    "score": _score,
     "judge": _judge,
     "train": _train,
     "evaluate": _evaluate,
@@ -233,11 +247,28 @@ DO: dict[str, Callable[[Job], str]] = {
 NEEDS: dict[str, tuple[str, ...]] = {
     "samples": (),
     "generate": (),
+    "score": (),
     "judge": ("generate",),
-    "train": ("judge",),
+    "train": ("score", "judge"),
     "evaluate": ("train",),
     "card": (),
 }
+
+
+ABSENT = {
+    "generate": "add a teacher",
+    "score": "set score.targets to candidate, gold, or a field of the rows",
+    "judge": "add a teacher",
+    "train": "add a student",
+    "evaluate": "give data a split of evaluate.splits",
+}
+
+
+def _needs(job: Job, step: str) -> tuple[str, ...]:
+    """The steps that a step stands on; gold is scored without a candidate."""
+    if step == "score" and CANDIDATE in score_targets(job.manifest):
+        return ("generate",)
+    return NEEDS[step]
 
 
 def _stands(job: Job, step: str, key: str) -> bool:
@@ -252,10 +283,6 @@ def _remove_others(folder: Path, recorded: Sequence[dict[str, str]]) -> None:
     for path in folder.iterdir():
         if path.name not in names:
             path.unlink()
-
-
-def _has_cuda() -> bool:
-    return shutil.which("nvidia-smi") is not None
 
 
 def _free_port() -> int:

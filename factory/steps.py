@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,13 @@ from factory.models import ModelFacts, model_facts
 from factory.prompts import Prompter
 from factory.records import RunDirectory
 from factory.rules import check_rules
+from factory.score import GOLD, score_targets
 from factory.sections import Section
 from factory.sources import content_digest, split_files
 from factory.tokenizing import load_tokenizer, tokenizer_fingerprint
+
+# Of vLLM's attention on CPUs, 0.32.
+NARROWEST_HEAD = 32
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Plan:
         present = {
             "samples": True,
             "generate": manifest.teacher is not None,
+            "score": bool(score_targets(manifest)),
             "judge": manifest.teacher is not None,
             "train": manifest.student is not None,
             "evaluate": bool(systems(manifest) and splits(manifest)),
@@ -62,6 +68,7 @@ def make_plan(manifest: Manifest, limit: int = 0) -> Plan:
         UserError: a part of the manifest cannot work, whatever the data.
     """
     check_rules(manifest)
+    _check_targets(manifest)
     if manifest.candidates_from:
         RunDirectory.existing(Path(manifest.candidates_from))
     teacher = manifest.teacher
@@ -74,6 +81,18 @@ def make_plan(manifest: Manifest, limit: int = 0) -> Plan:
     return Plan(manifest, facts, prompter, tokenizer_fingerprint(tokenizer), limit)
 
 
+def _check_targets(manifest: Manifest) -> None:
+    targets = manifest.score.targets
+    if targets and manifest.teacher is None:
+        raise ManifestError("score.targets", list(targets), "needs a teacher: add one")
+    if targets and manifest.logits.capture == "none":
+        remedy = "gives distributions, and logits.capture keeps none: set it to top_k"
+        raise ManifestError("score.targets", list(targets), remedy)
+    train = manifest.data.train
+    if GOLD in targets and not (train and train.target):
+        raise ManifestError("score.targets", GOLD, "there is none: give data.train.target")
+
+
 def _check_engine(manifest: Manifest, facts: ModelFacts) -> None:
     if manifest.teacher is None:
         return
@@ -82,10 +101,21 @@ def _check_engine(manifest: Manifest, facts: ModelFacts) -> None:
         able = " or ".join(name for name, other in ABILITIES.items() if other.encoder_decoder)
         remedy = f"{facts.model_type} is an encoder–decoder: set engine to {able}"
         raise ManifestError("teacher.engine", engine, remedy)
+    if engine == "vllm" and (facts.head_size or NARROWEST_HEAD) < NARROWEST_HEAD and not has_cuda():
+        remedy = (
+            f"takes no attention head narrower than {NARROWEST_HEAD} on a CPU, and this model's "
+            f"have {facts.head_size}: set engine to transformers"
+        )
+        raise ManifestError("teacher.engine", engine, remedy)
     _check_decoding(manifest.generate, engine, facts)
     if manifest.logits.capture != "none" and manifest.logits.k > facts.vocab_size:
         remedy = f"is more than the teacher's vocabulary of {facts.vocab_size}: lower it"
         raise ManifestError("logits.k", manifest.logits.k, remedy)
+
+
+def has_cuda() -> bool:
+    """Whether there is an NVIDIA accelerator here, asked without loading a library."""
+    return shutil.which("nvidia-smi") is not None
 
 
 def _check_decoding(generate: Generate, engine: str, facts: ModelFacts) -> None:
@@ -94,11 +124,17 @@ def _check_decoding(generate: Generate, engine: str, facts: ModelFacts) -> None:
     if decoding not in ability.decodings:
         remedy = f"engine {engine} offers {', '.join(ability.decodings)}"
         raise ManifestError("generate.decoding", decoding, remedy)
-    lacks = ability.lacks | (ability.beam_lacks if decoding == "beam" else frozenset())
-    for key in sorted(lacks & generate.model_fields_set):
-        able = " or ".join(name for name, other in ABILITIES.items() if key not in other.lacks)
-        remedy = f"engine {engine} has none in {decoding} decoding: remove it, or try {able}"
-        raise ManifestError(f"generate.{key}", getattr(generate, key), remedy)
+    for key in sorted(ability.lacking(decoding) & generate.model_fields_set):
+        able = [
+            name
+            for name, other in ABILITIES.items()
+            if decoding in other.decodings and key not in other.lacking(decoding)
+        ]
+        remedy = (
+            f"engine {engine} has none in {decoding} decoding: "
+            f"remove it, or try {' or '.join(able)}"
+        )
+        raise ManifestError(f"generate.{key}", generate.model_dump(mode="json")[key], remedy)
     if decoding == "beam" and 2 * generate.beam_width > facts.vocab_size:
         remedy = f"needs twice as many tokens; the vocabulary has {facts.vocab_size}: lower it"
         raise ManifestError("generate.beam_width", generate.beam_width, remedy)
@@ -182,7 +218,9 @@ def train_key(plan: Plan, run: RunDirectory) -> str:
     )
     targets = run.step("judge").get("verdicts_digest")
     generated = run.step("generate").get("key")
-    return digest([student, manifest.seed, run.step("samples").get("key"), targets, generated])
+    told = [run.step("score").get("key")] if "score" in plan.steps() else []
+    samples = run.step("samples").get("key")
+    return digest([student, manifest.seed, samples, targets, generated, *told])
 
 
 def evaluate_key(plan: Plan, run: RunDirectory) -> str:

@@ -36,7 +36,8 @@ def verify(run: RunDirectory) -> dict[str, Any]:
 
 
 def _recorded(run: RunDirectory) -> Iterator[FileRecord]:
-    records = [*run.shard_records(), *run.stage_records(), *run.record()["steps"].values()]
+    shards = [*run.shard_records(), *run.score_records()]
+    records = [*shards, *run.stage_records(), *run.record()["steps"].values()]
     for record in records:
         yield from record.get("files", ())
 

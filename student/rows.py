@@ -9,13 +9,20 @@ from typing import Any
 
 import pyarrow as pa
 
-from factory.catalog import Connection, connect, fenced, parquet, query_errors, select
+from factory.catalog import (
+    Connection,
+    connect,
+    fenced,
+    parquet,
+    portions,
+    query_errors,
+    select,
+)
 from factory.errors import RunError
 from factory.manifest import Stage
 from factory.records import RunDirectory
 
 BATCH = 512
-PORTION = 4096  # candidates joined with their distributions at a time
 BUILT_IN = {
     "pseudolabels": "SELECT sample_id, rank, source, target, token_ids FROM pseudolabels",
     "gold": "SELECT sample_id, source, target FROM gold",
@@ -111,30 +118,19 @@ def stage_rows(run: RunDirectory, wanted: Wanted) -> Iterator[Iterable[pa.Record
 def _built_in(run: RunDirectory, data: str, wanted: Wanted) -> Iterator[pa.RecordBatch]:
     """The joins of few shards at a time: what they hold in memory does not grow with the run."""
     joined = _joined(BUILT_IN[data], BUILT_IN_COLUMNS[data], wanted)
-    for shards in _portions(run) if data == "pseudolabels" else [None]:
+    for shards in portions(run) if data == "pseudolabels" else [None]:
         with connect(run) as connection:
             if shards:
                 _look_at(connection, run, shards)
             yield from connection.sql(joined).to_arrow_reader(BATCH)
 
 
-def _portions(run: RunDirectory) -> Iterator[list[dict[str, Any]]]:
-    """Consecutive shards, at least `PORTION` candidates or a 64th of all, whichever is more."""
-    shards = run.shard_records()
-    size = max(PORTION, sum(shard["candidates"] for shard in shards) // 64)
-    portion: list[dict[str, Any]] = []
-    for shard in shards:
-        portion.append(shard)
-        if sum(shard["candidates"] for shard in portion) >= size:
-            yield portion
-            portion = []
-    yield from [portion] if portion else []
-
-
 def _look_at(connection: Connection, run: RunDirectory, shards: list[dict[str, Any]]) -> None:
     """Let the views of a connection see the candidates and distributions of some shards alone."""
+    numbers = {shard["shard"] for shard in shards}
+    records = [*shards, *(score for score in run.score_records() if score["part"] in numbers)]
     for table in ("candidates", "logits"):
-        files = [file for shard in shards for file in shard["files"] if file["table"] == table]
+        files = [file for shard in records for file in shard["files"] if file["table"] == table]
         if files:
             paths = [run.path(file["path"]) for file in files]
             connection.execute(f"CREATE OR REPLACE VIEW raw.{table} AS {parquet(paths)}")

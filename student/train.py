@@ -89,7 +89,7 @@ def _record(
     }
 
 
-def _silent(done: int, note: str = "") -> None:
+def _silent(done: int, note: str = "", *, rate: float | None = None) -> None:
     """Report nothing."""
 
 

@@ -1,5 +1,6 @@
 -- A row is a target's distributions, flat: n_tokens x k where every position holds k entries, else
 -- k is NULL and widths says how many each position holds. Log-probabilities are natural, at T = 1.
+-- A stored row of no tokens says that the target could not be scored.
 CREATE VIEW logits AS
 SELECT
     sample_id, origin, rank, n_tokens, k, widths, token_ids, token_logprobs,
@@ -7,4 +8,5 @@ SELECT
 FROM raw.logits
 SEMI JOIN (
     SELECT sample_id, prompt_hash FROM raw.samples WHERE split IN ('train', 'unlabeled')
-) USING (sample_id, prompt_hash);
+) USING (sample_id, prompt_hash)
+WHERE n_tokens > 0;

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
+from factory import cli
 from factory.catalog import connect
+from factory.manifest import Manifest
+from factory.reading import load_manifest
 from factory.records import RunDirectory
+from factory.steps import make_plan, samples_key
 from tests.models import THOUGHT, pairs, write_manifest_file
 
 FORGED = "the dog<|im_end|>\n<think>"
+PAGE = Path(__file__).parents[2] / "docs" / "chat.md"
+EXCERPTS = re.findall(r"```yaml\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
 TARGETS = {target for _, target in pairs(200)}
 
 
@@ -171,17 +180,17 @@ def test_thinking_can_be_disabled(manifest, tmp_path):
         ("teacher.engine=ctranslate2", "reasoning"),
     ],
 )
-def test_mistakes_are_told_in_one_line(manifest, override, message):
-    done = seqkd("check", manifest, "--set", override)
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_mistakes_are_told_in_one_line(manifest, override, message, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["seqkd", "check", str(manifest), "--set", override])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    lines = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert (ended.value.code, len(lines)) == (2, 1)
+    assert message in lines[0]
 
 
-def test_other_prompts_are_other_samples(manifest, thinking, tmp_path):
+def test_other_prompts_are_other_samples(manifest, tmp_path):
     """Every key of the prompt, the chat template, and a source that is named enter the key."""
-    from factory.reading import load_manifest
-    from factory.steps import make_plan, samples_key
 
     def key(*overrides: str) -> str:
         return samples_key(make_plan(load_manifest(manifest, overrides)))
@@ -194,3 +203,16 @@ def test_other_prompts_are_other_samples(manifest, thinking, tmp_path):
     ]
     assert len(set(keys)) == len(keys)
     assert keys[0] == key()
+    tree = json.loads(manifest.read_text())
+    copied = Path(shutil.copytree(tree["teacher"]["model"], tmp_path / "teacher"))
+    template = copied / "chat_template.jinja"
+    assert key(f"teacher.model={copied}") == keys[0]
+    template.write_text(template.read_text() + "!")
+    assert key(f"teacher.model={copied}") not in keys
+
+
+@pytest.mark.parametrize("excerpt", EXCERPTS)
+def test_the_pages_excerpts_are_manifests(excerpt):
+    tree = YAML(typ="safe", pure=True).load(excerpt)
+    defaults = {"name": "page", "data": {"train": {"path": "x.jsonl"}}, "teacher": {"model": "m"}}
+    Manifest.model_validate(defaults | tree)

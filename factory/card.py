@@ -23,6 +23,8 @@ SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "1
 LARGER = ((10**7, "1M<n<10M"), (10**8, "10M<n<100M"), (10**9, "100M<n<1B"))
 TAGS = ("knowledge-distillation", "sequence-level-distillation", "pseudolabels", "seqkd")
 PATHS = frozenset({"path", "source", "target", "root", "model", "candidates_from"})
+# The step that decodes checks itself; what it cannot check, the step that scores does.
+CHECKED = ("generate", "score")
 STORING = {"decoding", "max_new_tokens", "shard_size", "window", "check"}
 MARKDOWN = re.compile(r"([\\`*_\[\]|~#!$])")
 CELL_WIDTH = 200
@@ -94,7 +96,7 @@ def _facts(run: RunDirectory) -> Facts:
         "versions": record.get("versions", {}),
         "steps": record["steps"],
         "decoding": _decoding(manifest),
-        "check": record["steps"].get("generate", {}).get("check"),
+        "check": next(filter(None, (run.step(s).get("check") for s in CHECKED)), None),
         "samples": samples,
         "signatures": sorted({s["signature"] for s in facts["scores"] if s["signature"]}),
     }

@@ -149,6 +149,13 @@ def test_the_card_says_how_well_capture_agrees_with_itself(finished):
     ) in told(finished)
 
 
+def test_what_scoring_alone_could_check_is_told_too(finished):
+    finished.finish("score", "score-key", 2.0, check=CHECK | {"candidates": 5})
+    assert "5 were scored anew" in told(finished)
+    finished.finish("generate", "generate-key", 2.0, check=CHECK)
+    assert "32 were scored anew" in told(finished)
+
+
 def test_the_card_is_silent_on_what_was_not_checked(finished):
     assert "scored anew" not in told(finished)
     finished.finish("generate", "generate-key", 2.0, check=CHECK | {"candidates": 0})

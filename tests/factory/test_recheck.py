@@ -14,13 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
+from factory.card import render
 from factory.engines import Hypothesis, Request
-from factory.errors import StepFailed
+from factory.errors import StepFailed, Told
 from factory.manifest import Prompt
+from factory.pipeline import run_steps
 from factory.prompts import Prompter
+from factory.reading import load_manifest
 from factory.recheck import TOLERANCES, Agreement, agreement, chosen, require_agreement
-from tests.engines import opened_vllm, results
-from tests.models import TEMPLATE, pairs
+from tests.engines import FEW_BLOCKS, opened_vllm, results
+from tests.models import TEMPLATE, manifest_tree, pairs, write_manifest_file
 
 K = 3
 
@@ -241,3 +244,29 @@ def test_a_wrong_prompt_is_caught(tiny_llama, tiny_tokenizer, captured, dtype):
         wrong.append((kept, replace(kept, token_logprobs=told)))
     with pytest.raises(StepFailed, match="wrong prompt"):
         require_agreement(total(wrong), dtype)
+
+
+SAMPLING = {"decoding": "sample", "num_return": 2, "temperature": 0.5, "max_new_tokens": 12}
+
+
+def test_a_job_checks_itself_and_stops_where_it_is_told_lies(tiny_llama, tmp_path):
+    """vLLM told to tell what it sampled from, T = 0.5, in place of the distribution itself."""
+    tree = manifest_tree(tmp_path, tiny_llama, generate=SAMPLING)
+    tree["teacher"] = {"model": str(tiny_llama), "engine": "vllm", "options": FEW_BLOCKS}
+    del tree["student"]
+    manifest = write_manifest_file(tmp_path / "manifest.yaml", tree)
+    honest = run_steps(tmp_path / "honest", load_manifest(manifest, ()), ("generate",))
+    figures = honest.step("generate")["check"]
+    assert (figures["candidates"], figures["skipped"]) == (32, 0)
+    assert figures["largest"] < TOLERANCES["float32"].largest
+    assert "32 were scored anew" in render(honest)
+
+    lying = ("teacher.options.logprobs_mode=processed_logprobs",)
+    with pytest.raises(Told, match="scored anew have other log-probabilities") as raised:
+        run_steps(tmp_path / "lying", load_manifest(manifest, lying), ("generate",))
+    assert raised.value.exit_status == 1
+    assert not list((tmp_path / "lying").glob("shards/*.json"))
+    unchecked = load_manifest(manifest, (*lying, "generate.check=0"))
+    run = run_steps(tmp_path / "unchecked", unchecked, ("generate",))
+    assert run.step("generate")["candidates"] == 120
+    assert "scored anew" not in render(run)

@@ -298,10 +298,17 @@ def test_a_target_may_fill_the_context_and_not_one_token_more(warm, model, promp
     assert_raw(model, prompts[0], hypothesis)
 
 
-def test_one_bad_row_among_draws_is_one_error(warm, prompts, tiny_tokenizer):
-    bad = Request("beyond", [len(tiny_tokenizer) + 1000], 4, (1, 2))
-    long = Request("long", [1] * CONTEXT, 4, (1, 2))
-    found = results(warm, [bad, *asked(prompts[:2], 0, 1), long])
+@pytest.mark.parametrize(
+    "decoding",
+    [{"decoding": "sample"}, {"decoding": "beam", "beam_width": 2}],
+    ids=lambda settings: settings["decoding"],
+)
+def test_one_bad_row_is_one_error(tiny_llama, prompts, tiny_tokenizer, decoding):
+    seeds = (1, 2) if decoding["decoding"] == "sample" else ()
+    bad = Request("beyond", [len(tiny_tokenizer) + 1000], 4, seeds)
+    long = Request("long", [1] * CONTEXT, 4, seeds)
+    requests = [bad, *asked(prompts[:2], *seeds), long]
+    found = once(tiny_llama, requests, num_return=2, **decoding)
     assert "vocab" in found["beyond"].error.lower()
     assert f"does not fit the context of {CONTEXT}" in found["long"].error
     assert [len(ids(found[key])) for key in "01"] == [2, 2]

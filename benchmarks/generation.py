@@ -52,6 +52,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--engine", default="vllm")
     parser.add_argument("--k", type=int, default=16)
     parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--check", type=int, default=0, help="candidates of a shard scored anew")
     parser.add_argument("--pairs", type=int, default=3)
     return parser.parse_args()
 
@@ -74,7 +75,11 @@ def _tree(options: argparse.Namespace, sources: str) -> dict[str, object]:
         "data": {"unlabeled": {"source": sources}},
         "prompt": {"template": options.template},
         "teacher": {"model": str(Path(options.model).resolve()), "engine": options.engine},
-        "generate": {"max_new_tokens": {"ratio": 2.0, "plus": 10, "cap": 256}, "shard_size": 500},
+        "generate": {
+            "max_new_tokens": {"ratio": 2.0, "plus": 10, "cap": 256},
+            "shard_size": 500,
+            "check": options.check,
+        },
         "logits": {"capture": "top_k", "k": options.k},
     }
 

@@ -68,7 +68,7 @@ LEFT JOIN logits l ON l.sample_id = c.sample_id AND l.origin = '{origin}' AND {o
 """
 DISTRIBUTION_FAULTS = """
     WHEN l.sample_id IS NULL
-        THEN 'has no stored distributions: generate them, or train this stage without forward_kl'
+        THEN 'has no stored distributions: generate or score them, or train without forward_kl'
     WHEN l.k IS NULL THEN 'has ragged distributions, which forward_kl does not read'
     WHEN l.n_tokens <> len(l.token_ids) OR len(l.topk_ids) <> l.n_tokens * l.k
         OR len(l.topk_logprobs) <> l.n_tokens * l.k OR len(l.tail_logprob) <> l.n_tokens

@@ -56,6 +56,7 @@ def _teacher(run: RunDirectory, manifest: Manifest) -> System:
         teacher.dtype,
         generate=manifest.generate.greedily(),
         options=_engine_options(manifest),
+        cache=str(run.path("engine")),
     )
     key = digest([teacher.model_dump(mode="json"), run.record().get("teacher")])
     return System("teacher", None, _engine(manifest), options, key)
@@ -72,6 +73,7 @@ def _student(run: RunDirectory, manifest: Manifest) -> System:
         dtype=manifest.student.dtype,
         generate=manifest.generate.greedily(),
         options=_engine_options(manifest),
+        cache=str(run.path("engine")),
     )
     return System("student", last.stage.name, _engine(manifest), options, last.key)
 

@@ -9,13 +9,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from factory.catalog import connect
-from factory.errors import PromptError, RunError
+from factory.engines import Result
+from factory.engines.transformers import TransformersEngine
+from factory.errors import PromptError, RunError, StepFailed
+from factory.generate import engine_options, fill_shards, plan_generation
 from factory.pipeline import run_steps
 from factory.reading import load_manifest
 from factory.records import RunDirectory
@@ -113,6 +117,32 @@ def test_killed_at_any_point_it_ends_with_the_same_candidates(
     assert rows(root, LOGITS) == rows(undisturbed, LOGITS)
     assert not list(root.rglob("*.tmp"))
     assert verify(run)["problems"] == []
+
+
+class Warm(TransformersEngine):
+    """An engine at fault: what it tells of decoded tokens is of another temperature."""
+
+    def step(self) -> list[Result]:
+        return [
+            replace(r, hypotheses=[replace(h, token_logprobs=h.token_logprobs / 2) for h in found])
+            if r.key.count(":") == 1 and (found := r.hypotheses)
+            else r
+            for r in super().step()
+        ]
+
+
+def test_an_engine_at_fault_is_stopped_before_its_first_shard_is_kept(
+    manifest, undisturbed, tmp_path
+):
+    run = RunDirectory(Path(shutil.copytree(undisturbed, tmp_path / "run")))
+    for folder in ("shards", "candidates", "logits"):
+        shutil.rmtree(run.path(folder))
+    assert plan_generation(run) == 60
+    engine = Warm(engine_options(run, run.manifest()))
+    with pytest.raises(StepFailed, match=r"generate\.check: 16 candidates scored anew"):
+        fill_shards(run, engine, "key")
+    assert not list(run.path("shards").glob("*.json"))
+    assert not list(run.path("candidates").iterdir())
 
 
 def test_a_second_run_does_nothing_again(manifest, undisturbed):

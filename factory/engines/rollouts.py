@@ -188,9 +188,10 @@ class Rollouts:
 
     def _result(self, source: _Source) -> Result:
         key = source.request.key
-        if source.error is not None:
-            return Result(key, [], source.error)
-        return Result(key, [_hypothesis(h, self._k) for h in source.search.hypotheses])
+        hypotheses = [_hypothesis(h, self._k) for h in source.search.hypotheses]
+        if source.error is None and not hypotheses:
+            source.error = "no hypothesis was found: log-probabilities are not numbers"
+        return Result(key, [] if source.error else hypotheses, source.error)
 
 
 def _rows(said: Any) -> Iterator[tuple[int, Row]]:

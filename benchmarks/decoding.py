@@ -2,7 +2,8 @@
 
 Prints, for each: sentences a second, tokens of each source, BLEU of the teacher's own best, BLEU
 of the hypothesis most like the reference (chrF; what selection against gold could reach), BLEU of
-the one most like the others (chrF; minimum Bayes risk, arXiv 2309.10966), distinct texts a source.
+the one most like the others (chrF; minimum Bayes risk, arXiv 2309.10966), the share of distinct
+texts, and how far two hypotheses of a source are apart (100 - chrF, the mean over pairs).
 
     python benchmarks/decoding.py --model TEACHER --sources en.gz --references fr.gz --rows 500
 """
@@ -10,8 +11,10 @@ the one most like the others (chrF; minimum Bayes risk, arXiv 2309.10966), disti
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
+import statistics
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -56,7 +59,7 @@ def main() -> None:
     asked = _arguments()
     rows = _rows(asked)
     references = [row.gold or "" for row in rows]
-    head = ("decoding", "sent/s", "tok/source", "BLEU", "BLEU, chrF", "BLEU, MBR", "distinct")
+    head = ("decoding", "sent/s", "tok/source", "BLEU", "BLEU, chrF", "BLEU, MBR", "distinct", "apart")
     print(f"{len(rows)} sources, engine {asked.engine}, {os.cpu_count()} cores\n")
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
     for name in asked.only or SETTINGS:
@@ -133,7 +136,15 @@ def _figures(made: Decoded, references: Sequence[str]) -> tuple[str, ...]:
         f"{made.tokens / len(best):.1f}",
         *(f"{score:.1f}" for score in scores),
         f"{distinct:.0%}",
+        f"{_apart(made.texts):.1f}",
     )
+
+
+def _apart(sources: Sequence[Sequence[str]]) -> float:
+    """100 - chrF of two hypotheses of one source; the mean over all pairs, then over sources."""
+    pairs = [list(itertools.permutations(texts, 2)) for texts in sources]
+    means = [statistics.fmean(100 - _chrf(a, [b]) for a, b in own) for own in pairs if own]
+    return statistics.fmean(means) if means else 0.0
 
 
 def _chrf(text: str, others: Sequence[str]) -> float:

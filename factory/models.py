@@ -54,7 +54,7 @@ def model_facts(model: str, revision: str | None, place: str) -> ModelFacts:
         revision=revision,
         model_type=config.get("model_type", "unknown"),
         vocab_size=text["vocab_size"],
-        context=next((text[key] for key in CONTEXT_KEYS if text.get(key)), None),
+        context=context_of(text),
         encoder_decoder=bool(config.get("is_encoder_decoder")),
         fingerprint=commit or _fingerprint(folder),
         head_size=_head_size(text),
@@ -77,6 +77,14 @@ def _config(folder: Path, model: str, place: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ManifestError(place, model, "its config.json is not a JSON object: mend it")
     return config
+
+
+def context_of(text: dict[str, Any]) -> int | None:
+    """The context that a (text) model's configuration sets, in tokens; None where it sets none."""
+    # T5 tells the length it was trained on as n_positions; its relative positions know no end.
+    if "relative_attention_num_buckets" in text:
+        return None
+    return next((text[key] for key in CONTEXT_KEYS if text.get(key)), None)
 
 
 def model_folder(model: str, revision: str | None, place: str) -> Path:

@@ -19,7 +19,7 @@ from factory.rules import check_rules
 from factory.score import GOLD, score_targets
 from factory.sections import Section
 from factory.sources import content_digest, split_files
-from factory.tokenizing import load_tokenizer, tokenizer_fingerprint
+from factory.tokenizing import first_token_id, load_tokenizer, tokenizer_fingerprint
 
 # Of vLLM's attention on CPUs, 0.32.
 NARROWEST_HEAD = 32
@@ -77,6 +77,8 @@ def make_plan(manifest: Manifest, limit: int = 0) -> Plan:
     facts = model_facts(teacher.model, teacher.revision, "teacher.model")
     _check_engine(manifest, facts)
     tokenizer = load_tokenizer(teacher.model, teacher.revision)
+    if manifest.generate.first_token is not None:
+        first_token_id(tokenizer, manifest.generate.first_token)
     prompter = Prompter(tokenizer, manifest.prompt)
     return Plan(manifest, facts, prompter, tokenizer_fingerprint(tokenizer), limit)
 
@@ -124,11 +126,12 @@ def _check_decoding(generate: Generate, engine: str, facts: ModelFacts) -> None:
     if decoding not in ability.decodings:
         remedy = f"engine {engine} offers {', '.join(ability.decodings)}"
         raise ManifestError("generate.decoding", decoding, remedy)
-    for key in sorted(ability.lacking(decoding) & generate.model_fields_set):
+    kind = decoding, facts.encoder_decoder
+    for key in sorted(ability.lacking(*kind) & generate.model_fields_set):
         able = [
             name
             for name, other in ABILITIES.items()
-            if decoding in other.decodings and key not in other.lacking(decoding)
+            if decoding in other.decodings and key not in other.lacking(*kind)
         ]
         remedy = (
             f"engine {engine} has none in {decoding} decoding: "

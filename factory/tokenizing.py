@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from factory.encoding import Encoder, special_tokens
-from factory.errors import PromptError
+from factory.errors import ManifestError, PromptError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -37,6 +37,18 @@ def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokeniz
     if tokenizer.eos_token_id is None:
         raise PromptError("tokenizer", model, "names no eos_token: targets could not end")
     return tokenizer
+
+
+def first_token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    """The id of `generate.first_token`.
+
+    Raises:
+        ManifestError: the tokenizer has no such token.
+    """
+    found = tokenizer.get_vocab().get(token)
+    if found is None:
+        raise ManifestError("generate.first_token", token, "is no token of the teacher's")
+    return int(found)
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from factory.manifest import Manifest, Teacher
+from factory.models import context_of
 from factory.records import RunDirectory
 from factory.tokenizing import load_tokenizer, tokenizer_fingerprint
 from student.dataset import Text, prepare
@@ -23,8 +24,6 @@ from student.tokenizers import student_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-CONTEXT_KEYS = ("max_position_embeddings", "n_positions")
 
 
 def prepare_run(run: RunDirectory, _: str) -> None:
@@ -70,7 +69,6 @@ def _record(
     run: RunDirectory, key: str, begun: Initialised, tokenizer: PreTrainedTokenizerFast
 ) -> InitRecord:
     config = begun.model.config.get_text_config()
-    limits = (getattr(config, name, None) for name in CONTEXT_KEYS)
     fingerprint = tokenizer_fingerprint(tokenizer)
     teacher = run.record().get("tokenizer", {}).get("fingerprint")
     return InitRecord(
@@ -79,7 +77,7 @@ def _record(
         copied_layers=list(begun.copied_layers),
         tokenizer=fingerprint,
         same_tokenizer=fingerprint == teacher,
-        context=next((limit for limit in limits if limit), None),
+        context=context_of(config.to_dict()),
         vocabulary=config.vocab_size,
         encoder_decoder=bool(begun.model.config.is_encoder_decoder),
     )

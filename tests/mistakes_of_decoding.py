@@ -103,12 +103,12 @@ DECODINGS: dict[str, tuple[Edits, str, list[str]]] = {
     "blocked n-grams in vLLM": (
         {"teacher.engine": "vllm", "generate.no_repeat_ngram_size": 3},
         "generate.no_repeat_ngram_size: 3:",
-        ["engine vllm has none in greedy decoding", "try transformers or ctranslate2"],
+        ["engine vllm has none in greedy decoding: remove it, or try transformers"],
     ),
     "a first token in vLLM": (
         {"teacher.engine": "vllm", "generate.first_token": "fra_Latn"},
         "generate.first_token: 'fra_Latn':",
-        ["engine vllm has none in greedy decoding", "try transformers or ctranslate2"],
+        ["engine vllm has none in greedy decoding: remove it, or try transformers"],
     ),
     "a stop string in a beam of vLLM": (
         {"teacher.engine": "vllm", "generate": {"decoding": "beam", "stop": ["."]}},
@@ -119,6 +119,21 @@ DECODINGS: dict[str, tuple[Edits, str, list[str]]] = {
         {"teacher.engine": "ctranslate2", "generate.stop": ["."]},
         "generate.stop: ['.']:",
         ["engine ctranslate2 has none in greedy decoding: remove it", "vllm or transformers"],
+    ),
+    "a first token of a decoder in CTranslate2": (
+        {"teacher.engine": "ctranslate2", "generate.first_token": "fra_Latn"},
+        "generate.first_token: 'fra_Latn':",
+        ["engine ctranslate2 has none in greedy decoding: remove it, or try transformers"],
+    ),
+    "a repetition penalty of a decoder in CTranslate2": (
+        {"teacher.engine": "ctranslate2", "generate.repetition_penalty": 1.2},
+        "generate.repetition_penalty: 1.2:",
+        ["engine ctranslate2 has none", "try vllm or transformers"],
+    ),
+    "a first token that is none": (
+        {"teacher.engine": "transformers", "generate.first_token": "fra_Latn"},
+        "generate.first_token: 'fra_Latn':",
+        ["is no token of the teacher's"],
     ),
     "a stop that is no list": (
         {"generate.stop": "."},

@@ -35,7 +35,7 @@ STUDENT = [
 
 # What the student may know of the factory: its plumbing, and what both sides must agree on.
 SHARED = {
-    "errors", "files", "schemas", "decoding", "manifest", "records", "shards", "progress",
+    "errors", "files", "schemas", "decoding", "models", "manifest", "records", "shards", "progress",
     "tokenizing", "prompts", "catalog", "engines", "engines.base", "responses",
 }  # fmt: skip
 

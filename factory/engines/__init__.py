@@ -28,6 +28,7 @@ class Ability:
         decodings: the values of `generate.decoding` it takes.
         lacks: keys of `generate` it has nothing for, in any decoding.
         beam_lacks: the same, in beam search alone.
+        decoder_lacks: the same, for models without an encoder alone.
         captures: whether hypotheses come with distributions.
         scorer: the engine that scores given targets in its place.
         encoder_decoder: whether it runs encoder–decoders.
@@ -36,13 +37,15 @@ class Ability:
     decodings: tuple[str, ...]
     lacks: frozenset[str]
     beam_lacks: frozenset[str]
+    decoder_lacks: frozenset[str]
     captures: bool
     scorer: str
     encoder_decoder: bool
 
-    def lacking(self, decoding: str) -> frozenset[str]:
-        """Keys of `generate` it has nothing for in that decoding."""
-        return self.lacks | (self.beam_lacks if decoding == "beam" else frozenset())
+    def lacking(self, decoding: str, encoder_decoder: bool) -> frozenset[str]:
+        """Keys of `generate` it has nothing for in that decoding of such a model."""
+        of_beams = self.beam_lacks if decoding == "beam" else frozenset()
+        return self.lacks | of_beams | (frozenset() if encoder_decoder else self.decoder_lacks)
 
 
 ABILITIES = {
@@ -50,6 +53,7 @@ ABILITIES = {
         decodings=("greedy", "beam", "sample"),
         lacks=frozenset({"epsilon", "no_repeat_ngram_size", "first_token"}),
         beam_lacks=frozenset({"stop", "repetition_penalty"}),
+        decoder_lacks=frozenset(),
         captures=True,
         scorer="vllm",
         encoder_decoder=False,
@@ -58,6 +62,7 @@ ABILITIES = {
         decodings=("greedy", "beam", "sample"),
         lacks=frozenset(),
         beam_lacks=frozenset(),
+        decoder_lacks=frozenset(),
         captures=True,
         scorer="transformers",
         encoder_decoder=True,
@@ -66,6 +71,8 @@ ABILITIES = {
         decodings=("greedy", "beam"),
         lacks=frozenset({"stop", "reasoning"}),
         beam_lacks=frozenset(),
+        # A decoder's prompt is part of its output: others penalise what repeats it, this would not.
+        decoder_lacks=frozenset({"repetition_penalty", "no_repeat_ngram_size", "first_token"}),
         captures=False,
         scorer="transformers",
         encoder_decoder=True,

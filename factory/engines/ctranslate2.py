@@ -29,7 +29,7 @@ from factory.engines.base import EngineOptions, Hypothesis, Request, Result
 from factory.engines.conversion import Converted, converted
 from factory.errors import EngineError
 from factory.models import ModelFacts, model_facts
-from factory.tokenizing import load_tokenizer
+from factory.tokenizing import first_token_id, load_tokenizer
 
 COMPUTE_TYPES = (
     "float32", "float16", "bfloat16",
@@ -83,7 +83,6 @@ class CTranslate2Engine:
         self._generate = options.generate
         self._settings = settings = _settings(library, options)
         facts = model_facts(options.model, options.revision, "teacher.model")
-        _refuse(options.generate, facts)
         self.context: int | None = facts.context
         self.encoder_decoder = facts.encoder_decoder
         self._waiting: list[Request] = []
@@ -239,14 +238,12 @@ class CTranslate2Engine:
 
     def _first_id(self, options: EngineOptions, copy: Converted) -> int | None:
         """The first token to force: the manifest's, or else the model's own."""
-        token = options.generate.first_token
-        if token is None or not self.encoder_decoder:
-            return copy.forced_id if self.encoder_decoder else None
+        if not self.encoder_decoder:
+            return None
+        if options.generate.first_token is None:
+            return copy.forced_id
         tokenizer = load_tokenizer(options.model, options.revision)
-        found = tokenizer.get_vocab().get(token)
-        if found is None or found >= len(copy.names):
-            raise EngineError("generate.first_token", token, "is no token of the teacher's")
-        return int(found)
+        return first_token_id(tokenizer, options.generate.first_token)
 
     def _decoding_options(self) -> dict[str, Any]:
         """What CTranslate2 is told of greedy decoding and beams; 0 leaves a greedy score a sum."""
@@ -313,20 +310,6 @@ def _settings(library: Any, options: EngineOptions) -> Settings:
         remedy = f"is not to be had on this machine: set one of {', '.join(sorted(possible))}"
         raise EngineError("teacher.options.compute_type", given["compute_type"], remedy)
     return Settings(**given)  # type: ignore[arg-type]
-
-
-def _refuse(generate: Generate, facts: ModelFacts) -> None:
-    """What this engine does for encoder–decoders alone: a decoder's prompt is part of its output.
-
-    Hugging Face and vLLM penalise what repeats the prompt; CTranslate2 would not see it.
-    """
-    if facts.encoder_decoder:
-        return
-    remedy = "engine ctranslate2 has it for encoder–decoders alone: use transformers"
-    defaults = Generate()
-    for key in ("repetition_penalty", "no_repeat_ngram_size", "first_token"):
-        if (value := getattr(generate, key)) != getattr(defaults, key):
-            raise EngineError(f"generate.{key}", value, remedy)
 
 
 def _converted(library: Any, facts: ModelFacts, settings: Settings, cache: Path) -> Converted:

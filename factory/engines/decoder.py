@@ -17,8 +17,7 @@ from factory.engines.steering import (
     StopStrings,
     penalties,
 )
-from factory.errors import EngineError
-from factory.tokenizing import load_tokenizer
+from factory.tokenizing import first_token_id, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -47,7 +46,7 @@ class Decoder:
         """Take the decoding out of the model's hands.
 
         Raises:
-            EngineError: the first token to force is none of the tokenizer's.
+            ManifestError: the first token to force is none of the tokenizer's.
             PromptError: stop strings or a first token, and the model has no tokenizer.
         """
         self._model, self._generate = model, options.generate
@@ -119,10 +118,8 @@ class Decoder:
         generate = self._generate
         if generate.stop:
             self._stop = StopStrings(tokenizer, generate.stop, generate.min_new_tokens)
-        if (token := generate.first_token) is not None:
-            self._first = tokenizer.get_vocab().get(token)
-            if self._first is None:
-                raise EngineError("generate.first_token", token, "is no token of the teacher's")
+        if generate.first_token is not None:
+            self._first = first_token_id(tokenizer, generate.first_token)
 
     def _values(self) -> dict[str, Any]:
         generate = self._generate

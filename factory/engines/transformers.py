@@ -37,7 +37,8 @@ class TransformersEngine:
 
         Raises:
             EngineError: transformers is not installed, or cannot load the model; an option is
-                not known, or the first token to force.
+                not known.
+            ManifestError: the first token to force is none of the tokenizer's.
             PromptError: the decoding needs a tokenizer, and the model has none.
         """
         self._batch = _batch_size(options)

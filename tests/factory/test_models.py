@@ -39,6 +39,7 @@ def test_real_models(tiny_llama: Path, tiny_t5: Path) -> None:
         ({"vocab_size": 9, "n_positions": 7}, 9, 7),
         ({"vocab_size": 9, "max_position_embeddings": None}, 9, None),
         ({"vocab_size": 9}, 9, None),
+        ({"vocab_size": 9, "n_positions": 7, "relative_attention_num_buckets": 4}, 9, None),
         ({"text_config": {"vocab_size": 9, "max_position_embeddings": 7}}, 9, 7),
     ],
 )

@@ -17,7 +17,7 @@ import transformers
 
 from factory.decoding import Generate
 from factory.engines import Engine, EngineOptions, Request, decode, open_engine, scoring
-from factory.errors import EngineError
+from factory.errors import EngineError, UserError
 from tests.models import CONTEXT
 
 VOCABULARY = 40
@@ -514,7 +514,7 @@ def test_a_draw_without_a_seed_is_refused(folders):
     ids=["first token", "no batch", "words", "unknown"],
 )
 def test_what_cannot_be_done_is_told_in_one_line(asked, place, spoken):
-    with pytest.raises(EngineError) as raised:
+    with pytest.raises(UserError) as raised:
         open_engine("transformers", EngineOptions(str(spoken["M2M100"]), **asked))
     assert str(raised.value).startswith(place)
     assert "\n" not in str(raised.value)

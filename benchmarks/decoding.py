@@ -59,7 +59,8 @@ def main() -> None:
     asked = _arguments()
     rows = _rows(asked)
     references = [row.gold or "" for row in rows]
-    head = ("decoding", "sent/s", "tok/source", "BLEU", "BLEU, chrF", "BLEU, MBR", "distinct", "apart")
+    bleu = ("BLEU", "BLEU, chrF", "BLEU, MBR")
+    head = ("decoding", "sent/s", "tok/source", *bleu, "distinct", "apart")
     print(f"{len(rows)} sources, engine {asked.engine}, {os.cpu_count()} cores\n")
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
     for name in asked.only or SETTINGS:

@@ -82,7 +82,7 @@ def _compare(asked: argparse.Namespace, rows: list[Row], decoding: str, cache: s
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True)
+    parser.add_argument("--model", required=True, type=os.path.abspath, help="folder")
     parser.add_argument("--sources", required=True)
     parser.add_argument("--references")
     parser.add_argument("--template", default="{source}</s>")

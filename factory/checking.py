@@ -16,7 +16,8 @@ from factory.steps import Plan, make_plan
 # Bytes a candidate row takes beyond its distributions; a (id, log-probability) pair on the float16
 # grid, and in float32. Measured on English–French captions, see docs/results.
 ROW_BYTES = 160
-PAIR_BYTES = {"half": 3.0, "exact": 4.6}
+PAIR_BYTES = {"half": 3.0, "exact": 4.6, "compact": 1.8}
+DISTINCT_SHARE = 0.25  # of draws, as arXiv 2503.16870 tells: 12 of 50
 
 
 def check_manifest(manifest: Manifest) -> dict[str, Any]:
@@ -72,4 +73,5 @@ def _prompts(run: RunDirectory, context: int | None) -> tuple[int, int, int]:
 def _token_bytes(manifest: Manifest) -> float:
     if manifest.logits.capture == "none":
         return 4.0
-    return 12.0 + manifest.logits.k * PAIR_BYTES[manifest.logits.precision]
+    pairs = manifest.logits.width or DISTINCT_SHARE * manifest.logits.draws
+    return 12.0 + pairs * PAIR_BYTES[manifest.logits.precision]

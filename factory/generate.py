@@ -18,6 +18,7 @@ from factory.files import shipped
 from factory.flight import Shard, fly, fly_replica
 from factory.hypotheses import candidate_table, logits_table, ranked
 from factory.manifest import Manifest, Teacher
+from factory.precision import stored
 from factory.queue import Queue
 from factory.recheck import Agreement, agreement, chosen, require_agreement
 from factory.records import FileRecord, RunDirectory, library_versions
@@ -75,15 +76,17 @@ def fill_shards(run: RunDirectory, engine: Engine, key: str) -> int:
 
 def engine_options(run: RunDirectory, manifest: Manifest) -> EngineOptions:
     """What the manifest asks of the teacher's engine."""
-    teacher, k = teacher_of(manifest), manifest.logits.k
+    teacher = teacher_of(manifest)
+    captures = ABILITIES[teacher.engine].captures
     return EngineOptions(
         teacher.model,
         teacher.revision,
         teacher.dtype,
-        k if manifest.logits.capture == "top_k" and ABILITIES[teacher.engine].captures else 0,
+        manifest.logits.width if captures else 0,
         manifest.generate,
         teacher.options,
         str(run.path("engine")),
+        manifest.logits.drawn if captures else 0,
     )
 
 
@@ -115,7 +118,8 @@ class Generation:
         tokenizer = load_tokenizer(self._teacher.model, self._teacher.revision)
         self._responses = Responses(tokenizer, manifest.generate)
         self._signature = signature(run, manifest, key)
-        self._captures = engine_options(run, manifest).k > 0
+        options = engine_options(run, manifest)
+        self._captures = options.k > 0 or options.draws > 0
         self.replicas = self._teacher.replicas
 
     def request(self, key: str, row: dict[str, Any]) -> Request:
@@ -123,7 +127,9 @@ class Generation:
         spec, prompt = self._manifest.generate, row["prompt_ids"]
         draws = range(spec.num_return if spec.decoding == "sample" else 0)
         seeds = (draw_seed(self._manifest.seed, row["sample_id"], ordinal) for ordinal in draws)
-        return Request(key, prompt, token_limit(spec.max_new_tokens, len(prompt)), tuple(seeds))
+        limit = token_limit(spec.max_new_tokens, len(prompt))
+        capture_seed = draw_seed(self._manifest.seed, f"capture {row['sample_id']}", 0)
+        return Request(key, prompt, limit, tuple(seeds), capture_seed=capture_seed)
 
     def checks(self, shard: Shard) -> Iterator[Request]:
         """A hypothesis each of a few sources, to be scored by the engine that decoded them."""
@@ -156,7 +162,7 @@ class Generation:
         table = candidate_table(rows, self._responses)
         files = [self._part(shard, "candidates", table, CANDIDATES)]
         if self._captures:
-            kept = logits_table(rows, self._manifest.logits.precision)
+            kept = stored(logits_table(rows), self._manifest.logits.precision)
             files.append(self._part(shard, "logits", kept, LOGITS))
         return files, {"candidates": table.num_rows, **figures}
 

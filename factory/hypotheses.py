@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from factory.engines.base import Hypothesis, Result
-from factory.logits import round_logprobs, tail_logprob
+from factory.logits import tail_logprob
 from factory.responses import Responses
 from factory.schemas import CANDIDATES, LOGITS
 
@@ -66,8 +66,11 @@ def candidate_table(rows: Sequence[Ranked], responses: Responses) -> pa.Table:
     return pa.Table.from_pylist(candidates, schema=CANDIDATES)
 
 
-def logits_table(ranks: Sequence[Ranked], precision: str) -> pa.Table:
-    """Rows of `schemas.LOGITS`, one a decoded candidate; lists are flat, k values a position."""
+def logits_table(ranks: Sequence[Ranked]) -> pa.Table:
+    """Rows of `schemas.LOGITS`, one a decoded candidate; lists are flat, k values a position.
+
+    Log-probabilities are as the engine told them, float32.
+    """
     rows = [row for row in ranks if row.hypothesis]
     kept = [row.hypothesis for row in rows if row.hypothesis]
     lengths = np.array([len(h.token_ids) for h in kept], np.int64)
@@ -82,20 +85,14 @@ def logits_table(ranks: Sequence[Ranked], precision: str) -> pa.Table:
         "k": widths,
         "token_ids": _lists([h.token_ids for h in kept], lengths, "int32"),
         "token_logprobs": _lists(
-            [
-                round_logprobs(h.token_logprobs, precision)
-                for h in kept
-                if h.token_logprobs is not None
-            ],
+            [h.token_logprobs for h in kept if h.token_logprobs is not None],
             lengths,
             "float32",
         ),
         "topk_ids": _lists(
             [h.topk_ids.ravel() for h in kept if h.topk_ids is not None], lengths * widths, "int32"
         ),
-        "topk_logprobs": _lists(
-            [round_logprobs(top, precision).ravel() for top in tops], lengths * widths, "float32"
-        ),
+        "topk_logprobs": _lists([top.ravel() for top in tops], lengths * widths, "float32"),
         "tail_logprob": _lists([tail_logprob(top) for top in tops], lengths, "float32"),
     }
     return pa.table(

@@ -1,4 +1,4 @@
-"""Sparse token distributions: the stored top, the mass beyond it, and the precision of both."""
+"""Sparse token distributions: what is held of them, and the mass beyond it."""
 
 from __future__ import annotations
 
@@ -23,15 +23,3 @@ def tail_logprob(topk_logprobs: Floats) -> Floats:
     held = np.logaddexp.reduce(topk_logprobs.astype(np.float64), axis=1)
     tail: Floats = np.log(-np.expm1(np.minimum(held, -1e-7))).astype(np.float32)
     return tail
-
-
-def round_logprobs(logprobs: Floats, precision: str) -> Floats:
-    """Bring log-probabilities to the stored precision; the result is float32 in any case.
-
-    `exact` keeps float32. `half` rounds to the float16 grid: a relative error of at most 2^-11, so
-    at most 4.9e-4 nats for a token of probability above 1/e, 3.9e-3 nats at −8.
-    """
-    if precision == "exact":
-        return logprobs
-    rounded: Floats = np.maximum(logprobs, -65504.0).astype(np.float16).astype(np.float32)
-    return rounded

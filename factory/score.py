@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from factory.catalog import Connection, connect, parquet, portions, quoted
+from factory.decoding import draw_seed
 from factory.engines import ABILITIES, EngineOptions, Hypothesis, Request, Result
 from factory.errors import ManifestError, nearest
 from factory.files import digest, shipped
@@ -21,6 +22,7 @@ from factory.flight import Shard, fly_replica
 from factory.generate import engine_options, signature, teacher_of
 from factory.hypotheses import Ranked, logits_table
 from factory.manifest import Manifest
+from factory.precision import stored
 from factory.queue import Portion
 from factory.recheck import TOLERANCES, Agreement, agreement, require_agreement
 from factory.records import FileRecord, RunDirectory
@@ -87,10 +89,11 @@ def scorer_options(run: RunDirectory, manifest: Manifest) -> EngineOptions:
         teacher.model,
         teacher.revision,
         teacher.dtype,
-        manifest.logits.k,
+        manifest.logits.width,
         manifest.generate,
         teacher.options if alike else None,
         engine_options(run, manifest).cache,
+        manifest.logits.drawn,
     )
 
 
@@ -109,7 +112,11 @@ class Scoring:
     def request(self, key: str, row: dict[str, Any]) -> Request:
         """The request of one target: stored ids as they are, words encoded."""
         target = row["target_ids"] or encode_targets(self._tokenizer, [row["target"]])[0]
-        return Request(key, row["prompt_ids"], len(target), target_ids=target)
+        place = f"capture {row['sample_id']} {row['origin']}"
+        capture_seed = draw_seed(self._manifest.seed, place, row["rank"])
+        return Request(
+            key, row["prompt_ids"], len(target), target_ids=target, capture_seed=capture_seed
+        )
 
     def checks(self, shard: Shard) -> Iterator[Request]:
         """Nothing more is asked."""
@@ -175,7 +182,7 @@ def _tables(
         else:
             unscored.append(place | {"origin": origin, "n_tokens": 0})
     if scored:
-        table = logits_table(scored, precision)
+        table = stored(logits_table(scored), precision)
         origins = pa.array([origin] * len(table), pa.string())
         yield table.set_column(table.schema.get_field_index("origin"), "origin", origins)
     if unscored:

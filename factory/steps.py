@@ -110,7 +110,14 @@ def _check_engine(manifest: Manifest, facts: ModelFacts) -> None:
         )
         raise ManifestError("teacher.engine", engine, remedy)
     _check_decoding(manifest.generate, engine, facts)
-    if manifest.logits.capture != "none" and manifest.logits.k > facts.vocab_size:
+    if manifest.logits.drawn and not ABILITIES[ABILITIES[engine].scorer].draws:
+        able = " or ".join(n for n, other in ABILITIES.items() if ABILITIES[other.scorer].draws)
+        remedy = (
+            f"engine {engine} tells the most probable tokens alone, and draws from those would be "
+            f"biased: set teacher.engine to {able}, or capture to top_k"
+        )
+        raise ManifestError("logits.capture", manifest.logits.capture, remedy)
+    if manifest.logits.width > facts.vocab_size:
         remedy = f"is more than the teacher's vocabulary of {facts.vocab_size}: lower it"
         raise ManifestError("logits.k", manifest.logits.k, remedy)
 

@@ -99,7 +99,7 @@ MANIFESTS: dict[str, tuple[Edits, str, list[str]]] = {
     "k without capture": (
         {"logits": {"capture": "none", "k": 4}, STAGES: [STAGE]},
         "manifest.yaml logits:",
-        ["capture 'none' ignores k and precision: set capture to top_k"],
+        ["capture 'none' ignores k: remove it, or set capture to top_k or top_p"],
     ),
     "forward_kl without distributions": (
         {"logits": {"capture": "none"}},

@@ -19,7 +19,7 @@ FACTORY = [
     "engines.steering", "engines.decoder", "engines.scoring", "engines.transformers",
     "engines.rollouts", "engines.vllm", "engines",
     "rules", "samples", "workers", "placement", "queue", "replicas", "sitting", "flight",
-    "responses", "hypotheses", "recheck", "generate", "score", "judge", "inheritance",
+    "responses", "hypotheses", "precision", "recheck", "generate", "score", "judge", "inheritance",
     "steps", "status", "viewing", "verify", "card", "doctor", "starting", "console", "checking",
     "pilot", "pipeline", "cli",
 ]  # fmt: skip

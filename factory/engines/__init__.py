@@ -30,6 +30,7 @@ class Ability:
         beam_lacks: the same, in beam search alone.
         decoder_lacks: the same, for models without an encoder alone.
         captures: whether hypotheses come with distributions.
+        draws: whether it sees full distributions, and draws from them.
         scorer: the engine that scores given targets in its place.
         encoder_decoder: whether it runs encoder–decoders.
     """
@@ -39,6 +40,7 @@ class Ability:
     beam_lacks: frozenset[str]
     decoder_lacks: frozenset[str]
     captures: bool
+    draws: bool
     scorer: str
     encoder_decoder: bool
 
@@ -55,6 +57,7 @@ ABILITIES = {
         beam_lacks=frozenset({"stop", "repetition_penalty"}),
         decoder_lacks=frozenset(),
         captures=True,
+        draws=False,
         scorer="vllm",
         encoder_decoder=False,
     ),
@@ -64,6 +67,7 @@ ABILITIES = {
         beam_lacks=frozenset(),
         decoder_lacks=frozenset(),
         captures=True,
+        draws=True,
         scorer="transformers",
         encoder_decoder=True,
     ),
@@ -74,6 +78,7 @@ ABILITIES = {
         # A decoder's prompt is part of its output: others penalise what repeats it, this would not.
         decoder_lacks=frozenset({"repetition_penalty", "no_repeat_ngram_size", "first_token"}),
         captures=False,
+        draws=False,
         scorer="transformers",
         encoder_decoder=True,
     ),

@@ -20,6 +20,7 @@ class Request:
         max_new_tokens: the most tokens of a hypothesis, the end token included.
         seeds: one for each draw, where the decoding samples.
         target_ids: the target to score; its end token stands in it. None: decode.
+        capture_seed: what tokens are drawn with, where distributions are kept as draws.
     """
 
     key: str
@@ -27,6 +28,24 @@ class Request:
     max_new_tokens: int
     seeds: tuple[int, ...] = ()
     target_ids: list[int] | None = None
+    capture_seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Tokens drawn with replacement from the full distribution at each of n positions.
+
+    Attributes:
+        widths: int32 [n], distinct tokens of a position.
+        ids: int32 [m], the distinct tokens, position by position, most probable first.
+        counts: int32 [m], how often each was drawn.
+        logprobs: float32 [m], natural log over the full vocabulary at T = 1.
+    """
+
+    widths: npt.NDArray[np.int32]
+    ids: npt.NDArray[np.int32]
+    counts: npt.NDArray[np.int32]
+    logprobs: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +61,7 @@ class Hypothesis:
         topk_logprobs: float32 [n, k], as `token_logprobs`.
         told_sum: the sum as the engine tells it, where it tells nothing finer.
         seed: what the draw was seeded with; None where nothing was drawn.
+        drawn: draws from the full distribution; None where none were asked for.
     """
 
     token_ids: npt.NDArray[np.int32]
@@ -51,6 +71,7 @@ class Hypothesis:
     topk_logprobs: npt.NDArray[np.float32] | None = None
     told_sum: float | None = None
     seed: int | None = None
+    drawn: Drawn | None = None
 
     @property
     def sum_logprob(self) -> float:
@@ -73,6 +94,7 @@ class Result:
 class EngineOptions:
     """How an engine is opened. `k` 0 asks for the log-probability of the realised tokens alone.
 
+    `draws` asks for so many tokens drawn from the full distribution at each position.
     `cache` is a folder where an engine may keep a converted copy of the model.
     """
 
@@ -83,6 +105,7 @@ class EngineOptions:
     generate: Generate = field(default_factory=Generate)
     options: dict[str, object] | None = None
     cache: str | None = None
+    draws: int = 0
 
     @property
     def window(self) -> int:

@@ -12,6 +12,7 @@ from factory.decoding import Generate
 from factory.engines import Hypothesis, Result
 from factory.hypotheses import candidate_table, logits_table, ranked
 from factory.logits import tail_logprob
+from factory.precision import stored
 from factory.responses import Responses
 from factory.schemas import CANDIDATES, LOGITS
 from factory.tokenizing import encode_targets
@@ -101,7 +102,7 @@ def test_ranks_follow_scores_and_ties_the_order_drawn(tiny_tokenizer: Any) -> No
         (4, 2, -3.0),
     ]
     with_k = [hypothesis([68, 2], [mean, mean], k=1) for mean in means]
-    logits = logits_table(ranked(["x"], [1], [Result("0", with_k)]), "exact")
+    logits = logits_table(ranked(["x"], [1], [Result("0", with_k)]))
     assert logits["rank"].to_pylist() == [0, 1, 2, 3, 4]
     assert [row[0] for row in logits["token_logprobs"].to_pylist()] == [-1, -1, -2, -2, -3]
 
@@ -118,7 +119,7 @@ def test_logits_are_flat_lists_of_k_a_position(precision: str) -> None:
     first = hypothesis([5, 6, 2], [-0.1, -0.2, -0.3], k=2)
     second = hypothesis([9], [-0.4], k=2)
     results = [Result("0", [first]), Result("1", [], "failed"), Result("2", [second])]
-    table = logits_table(ranked(["x", "y", "z"], [7, 8, 9], results), precision)
+    table = stored(logits_table(ranked(["x", "y", "z"], [7, 8, 9], results)), precision)
     assert table.schema.equals(LOGITS)
     rows = table.to_pylist()
     assert [(r["sample_id"], r["prompt_hash"], r["rank"], r["n_tokens"], r["k"]) for r in rows] == [
@@ -139,7 +140,7 @@ def test_logits_are_flat_lists_of_k_a_position(precision: str) -> None:
 
 def test_nothing_but_errors(tiny_tokenizer: Any) -> None:
     results = [Result("0", [], "failed")] * 2
-    logits = logits_table(ranked(["x", "y"], [1, 2], results), "half")
+    logits = logits_table(ranked(["x", "y"], [1, 2], results))
     assert (logits.num_rows, logits.schema) == (0, LOGITS)
     candidates = candidate_table(
         ranked(["x", "y"], [1, 2], results), Responses(tiny_tokenizer, Generate())
@@ -152,7 +153,7 @@ def test_k_of_the_whole_vocabulary() -> None:
     uniform = np.full((1, 400), -np.log(400), np.float32)
     ids = np.arange(400, dtype=np.int32)[None]
     made = Hypothesis(np.array([2], np.int32), uniform[0, :1], "stop", ids, uniform)
-    [row] = logits_table(ranked(["x"], [1], [Result("0", [made])]), "exact").to_pylist()
+    [row] = logits_table(ranked(["x"], [1], [Result("0", [made])])).to_pylist()
     assert (row["k"], len(row["topk_ids"])) == (400, 400)
     assert np.isfinite(row["tail_logprob"][0])
 
@@ -171,6 +172,6 @@ def test_offsets_beyond_a_batch() -> None:
         for i in range(5000)
     ]
     names = [str(i) for i in range(5000)]
-    table = logits_table(ranked(names, list(range(5000)), made), "half")
+    table = logits_table(ranked(names, list(range(5000)), made))
     lengths = pc.list_value_length(table["topk_ids"]).to_pylist()
     assert lengths == [3 * (i % 7 + 1) for i in range(5000)]

@@ -122,7 +122,7 @@ def test_distributions_are_cut_alike(chat_tokenizer):
     nothing = said(chat_tokenizer, "<think></think>", "length")
     reader = responses(chat_tokenizer, **REMOVE)
     rows = ranked(["x", "y"], [1, 2], [Result("0", [whole]), Result("1", [nothing])], 1.0, reader)
-    kept, empty = logits_table(rows, "exact").to_pylist()
+    kept, empty = logits_table(rows).to_pylist()
     [row, _] = candidate_table(rows, reader).to_pylist()
     first = len(row["reasoning_ids"])
     assert kept["token_ids"] == row["token_ids"]

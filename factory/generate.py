@@ -162,7 +162,8 @@ class Generation:
         table = candidate_table(rows, self._responses)
         files = [self._part(shard, "candidates", table, CANDIDATES)]
         if self._captures:
-            kept = stored(logits_table(rows), self._manifest.logits.precision)
+            logits = self._manifest.logits
+            kept = stored(logits_table(rows, logits.nucleus), logits.precision)
             files.append(self._part(shard, "logits", kept, LOGITS))
         return files, {"candidates": table.num_rows, **figures}
 

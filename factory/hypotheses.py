@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from factory.engines.base import Hypothesis, Result
-from factory.logits import tail_logprob
+from factory.logits import nucleus, tail_logprob
 from factory.responses import Responses
 from factory.schemas import CANDIDATES, LOGITS
 
@@ -66,37 +66,76 @@ def candidate_table(rows: Sequence[Ranked], responses: Responses) -> pa.Table:
     return pa.Table.from_pylist(candidates, schema=CANDIDATES)
 
 
-def logits_table(ranks: Sequence[Ranked]) -> pa.Table:
-    """Rows of `schemas.LOGITS`, one a decoded candidate; lists are flat, k values a position.
+def logits_table(ranks: Sequence[Ranked], p: float | None = None) -> pa.Table:
+    """Rows of `schemas.LOGITS`, one a decoded candidate; lists are flat, position by position.
 
-    Log-probabilities are as the engine told them, float32.
+    Log-probabilities are as the engine told them, float32. Of the top k all are held, or with `p`
+    the nucleus of that mass; of draws the distinct tokens, with their counts.
     """
     rows = [row for row in ranks if row.hypothesis]
     kept = [row.hypothesis for row in rows if row.hypothesis]
     lengths = np.array([len(h.token_ids) for h in kept], np.int64)
-    widths = np.array([0 if h.topk_ids is None else h.topk_ids.shape[1] for h in kept], np.int64)
-    tops = [h.topk_logprobs for h in kept if h.topk_logprobs is not None]
+    places, held = _offsets(lengths), _held(kept, p)
+    tops = _offsets(held.widths)[places]
+    told = [h.token_logprobs for h in kept if h.token_logprobs is not None]
     columns = {
         "sample_id": [row.sample_id for row in rows],
         "prompt_hash": [row.prompt_hash for row in rows],
         "origin": ["candidate"] * len(rows),
         "rank": [row.rank for row in rows],
         "n_tokens": lengths,
-        "k": widths,
-        "token_ids": _lists([h.token_ids for h in kept], lengths, "int32"),
-        "token_logprobs": _lists(
-            [h.token_logprobs for h in kept if h.token_logprobs is not None],
-            lengths,
-            "float32",
-        ),
-        "topk_ids": _lists(
-            [h.topk_ids.ravel() for h in kept if h.topk_ids is not None], lengths * widths, "int32"
-        ),
-        "topk_logprobs": _lists([top.ravel() for top in tops], lengths * widths, "float32"),
-        "tail_logprob": _lists([tail_logprob(top) for top in tops], lengths, "float32"),
+        "k": held.k,
+        "widths": None if held.k is not None else _lists(held.widths, places, "int32"),
+        "token_ids": _lists(_flat([h.token_ids for h in kept], "int32"), places, "int32"),
+        "token_logprobs": _lists(_flat(told, "float32"), places, "float32"),
+        "topk_ids": _lists(held.ids, tops, "int32"),
+        "topk_logprobs": _lists(held.logprobs, tops, "float32"),
+        "tail_logprob": _lists(tail_logprob(held.logprobs, held.widths), places, "float32"),
+        "counts": None if held.counts is None else _lists(held.counts, tops, "int32"),
+        "draws": held.draws,
     }
     return pa.table(
-        [_column(columns.get(field.name), field.type, len(rows)) for field in LOGITS], schema=LOGITS
+        [_column(columns[field.name], field.type, len(rows)) for field in LOGITS], schema=LOGITS
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What is held of the distributions of some hypotheses, flat, position by position.
+
+    Attributes:
+        widths: int32 [n], entries of each position.
+        k: of each hypothesis the entries a position; None where they differ by position.
+        counts, draws: of each entry, and of each hypothesis's positions, where they were drawn.
+    """
+
+    widths: npt.NDArray[np.int32]
+    ids: npt.NDArray[np.int32]
+    logprobs: npt.NDArray[np.float32]
+    k: npt.NDArray[np.int64] | None = None
+    counts: npt.NDArray[np.int32] | None = None
+    draws: npt.NDArray[np.int64] | None = None
+
+
+def _held(kept: Sequence[Hypothesis], p: float | None) -> _Held:
+    if drawn := [h.drawn for h in kept if h.drawn is not None]:
+        return _Held(
+            widths=_flat([d.widths for d in drawn], "int32"),
+            ids=_flat([d.ids for d in drawn], "int32"),
+            logprobs=_flat([d.logprobs for d in drawn], "float32"),
+            counts=_flat([d.counts for d in drawn], "int32"),
+            draws=np.full(len(drawn), max(d.draws for d in drawn)),
+        )
+    ids = [h.topk_ids for h in kept if h.topk_ids is not None]
+    logprobs = [h.topk_logprobs for h in kept if h.topk_logprobs is not None]
+    if p is not None and ids:
+        return _Held(*nucleus(np.concatenate(ids), np.concatenate(logprobs), p))
+    shapes = np.array([top.shape for top in ids], np.int64).reshape(-1, 2)
+    return _Held(
+        widths=np.repeat(shapes[:, 1], shapes[:, 0]).astype(np.int32),
+        ids=_flat(ids, "int32"),
+        logprobs=_flat(logprobs, "float32"),
+        k=shapes[:, 1],
     )
 
 
@@ -164,12 +203,22 @@ def _mark_duplicates(candidates: Sequence[dict[str, Any]]) -> None:
         candidate["duplicate_of"] = rank if rank != candidate["rank"] else None
 
 
-def _lists(
-    parts: list[npt.NDArray[Any]], lengths: npt.NDArray[np.int64], dtype: str
-) -> pa.ListArray:
-    values = np.concatenate(parts) if parts else np.array([], dtype)
-    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
-    return pa.ListArray.from_arrays(offsets, pa.array(values.astype(dtype, copy=False)))
+def _flat(parts: Sequence[npt.NDArray[Any]], dtype: str) -> npt.NDArray[Any]:
+    """Arrays end to end; matrices row by row."""
+    if not parts:
+        return np.array([], dtype)
+    whole: npt.NDArray[Any] = np.concatenate(parts, axis=None).astype(dtype, copy=False)
+    return whole
+
+
+def _offsets(lengths: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Where each stretch begins, and where the last ends."""
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+
+def _lists(values: npt.NDArray[Any], offsets: npt.NDArray[Any], dtype: str) -> pa.ListArray:
+    flat = pa.array(values.astype(dtype, copy=False))
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat)
 
 
 def _column(values: Any, kind: pa.DataType, length: int) -> pa.Array:

@@ -173,6 +173,11 @@ class Logits(Section):
         return self.k if self.capture in ("top_k", "top_p") else 0
 
     @property
+    def nucleus(self) -> float | None:
+        """The mass that is kept of those; None where all of them are."""
+        return self.p if self.capture == "top_p" else None
+
+    @property
     def drawn(self) -> int:
         """The draws asked of an engine at each position."""
         return self.draws if self.capture == "sampled" else 0

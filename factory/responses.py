@@ -41,7 +41,7 @@ class Responses:
         if not (cut := self._cut(hypothesis.token_ids.tolist())):
             return hypothesis, None
         logprobs, tops = hypothesis.token_logprobs, hypothesis.topk_ids
-        heights = hypothesis.topk_logprobs
+        heights, drawn = hypothesis.topk_logprobs, hypothesis.drawn
         kept = replace(
             hypothesis,
             token_ids=hypothesis.token_ids[cut:],
@@ -49,6 +49,7 @@ class Responses:
             topk_ids=None if tops is None else tops[cut:],
             topk_logprobs=None if heights is None else heights[cut:],
             told_sum=None,
+            drawn=None if drawn is None else drawn.after(cut),
         )
         return kept, hypothesis.token_ids[:cut]
 

@@ -21,7 +21,7 @@ from factory.files import digest, shipped
 from factory.flight import Shard, fly_replica
 from factory.generate import engine_options, signature, teacher_of
 from factory.hypotheses import Ranked, logits_table
-from factory.manifest import Manifest
+from factory.manifest import Logits, Manifest
 from factory.precision import stored
 from factory.queue import Portion
 from factory.recheck import TOLERANCES, Agreement, agreement, require_agreement
@@ -138,7 +138,7 @@ class Scoring:
         else:
             figures["samples_key"] = self._run.step("samples")["key"]
         path = self._run.path("logits", f"score-{shard.number:05d}.parquet")
-        tables = _tables(rows, results, origin, self._manifest.logits.precision)
+        tables = _tables(rows, results, origin, self._manifest.logits)
         return [write_part(self._run, path, "logits", tables, LOGITS, self._signature)], figures
 
     def _check(self, rows: list[dict[str, Any]], results: list[Result]) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def _told(row: dict[str, Any]) -> Hypothesis:
 
 
 def _tables(
-    rows: list[dict[str, Any]], results: list[Result], origin: str, precision: str
+    rows: list[dict[str, Any]], results: list[Result], origin: str, logits: Logits
 ) -> Iterator[pa.Table]:
     """The rows of `schemas.LOGITS`: those scored, then those that could not be."""
     names = ("sample_id", "prompt_hash", "rank")
@@ -182,7 +182,7 @@ def _tables(
         else:
             unscored.append(place | {"origin": origin, "n_tokens": 0})
     if scored:
-        table = stored(logits_table(scored), precision)
+        table = stored(logits_table(scored, logits.nucleus), logits.precision)
         origins = pa.array([origin] * len(table), pa.string())
         yield table.set_column(table.schema.get_field_index("origin"), "origin", origins)
     if unscored:

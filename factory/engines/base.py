@@ -47,6 +47,16 @@ class Drawn:
     counts: npt.NDArray[np.int32]
     logprobs: npt.NDArray[np.float32]
 
+    @property
+    def draws(self) -> int:
+        """Draws of a position; 0 where there is no position."""
+        return int(self.counts[: self.widths[0]].sum()) if len(self.widths) else 0
+
+    def after(self, cut: int) -> Drawn:
+        """The same without the first `cut` positions."""
+        gone = int(self.widths[:cut].sum())
+        return Drawn(self.widths[cut:], self.ids[gone:], self.counts[gone:], self.logprobs[gone:])
+
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:

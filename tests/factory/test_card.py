@@ -166,7 +166,7 @@ def test_the_card_is_silent_on_what_was_not_checked(finished):
     assert "scored anew" not in told(finished)
 
 
-def test_decoding_is_told_as_far_as_it_is_not_the_default(tmp_path):
+def test_decoding_is_told_whole_and_the_rest_as_far_as_it_is_not_the_default(tmp_path):
     settings = {
         "decoding": "beam",
         "beam_width": 8,
@@ -179,5 +179,8 @@ def test_decoding_is_told_as_far_as_it_is_not_the_default(tmp_path):
     add_samples(run, [{"sample_id": "a", "source": "x"}])
     _, body = parts(run)
     limit = "at most min(256, 2.0 · prompt + 10) new tokens"
-    shown = f'beam, {limit}, beam\\_width 8, num\\_return 2, stop \\["."\\]'
+    shown = (
+        f"beam, {limit}, beam\\_width 8, num\\_return 2, length\\_penalty 1.0, "
+        'early\\_stopping false, stop \\["."\\]'
+    )
     assert row(body, "decoding", shown)

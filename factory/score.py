@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from factory.capture import Logits
 from factory.catalog import Connection, connect, parquet, portions, quoted
 from factory.decoding import draw_seed
 from factory.engines import ABILITIES, EngineOptions, Hypothesis, Request, Result
@@ -21,7 +22,7 @@ from factory.files import digest, shipped
 from factory.flight import Shard, fly_replica
 from factory.generate import engine_options, signature, teacher_of
 from factory.hypotheses import Ranked, logits_table
-from factory.manifest import Logits, Manifest
+from factory.manifest import Manifest
 from factory.precision import stored
 from factory.queue import Portion
 from factory.recheck import TOLERANCES, Agreement, agreement, require_agreement

@@ -12,12 +12,13 @@ ROOT = Path(__file__).parent.parent
 # Lowest first. A module imports only what stands above it in its list.
 FACTORY = [
     "factory",
-    "errors", "files", "schemas", "sections", "decoding", "beam", "manifest", "reading",
+    "errors", "files", "schemas", "sections", "decoding", "capture", "beam", "manifest",
+    "reading",
     "records", "shards", "progress", "turns", "sources", "models", "encoding", "tokenizing",
     "template", "chat", "prompts", "logits", "catalog", "tables",
     "engines.base", "engines.conversion", "engines.ctranslate2",
-    "engines.steering", "engines.decoder", "engines.scoring", "engines.transformers",
-    "engines.rollouts", "engines.vllm", "engines",
+    "engines.steering", "engines.decoder", "engines.drawing", "engines.scoring",
+    "engines.transformers", "engines.rollouts", "engines.vllm", "engines",
     "rules", "samples", "workers", "placement", "queue", "replicas", "sitting", "flight",
     "responses", "hypotheses", "precision", "recheck", "generate", "score", "judge", "inheritance",
     "steps", "status", "viewing", "verify", "card", "doctor", "starting", "console", "checking",

@@ -16,11 +16,17 @@ DEFAULT_BATCH = 32
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """Ids to score, the place in the batch of the request they belong to, the seed of a draw."""
+    """Ids to score, with the place in the batch of the request they belong to.
+
+    Attributes:
+        ordinal: which of the request's targets it is.
+        seed: of the draw that it is.
+    """
 
     place: int
     ids: list[int]
-    seed: int | None
+    ordinal: int = 0
+    seed: int | None = None
 
 
 class TransformersEngine:
@@ -54,7 +60,8 @@ class TransformersEngine:
         self.context: int | None = getattr(text, "max_position_embeddings", None)
         self._decoder = Decoder(model, options)
         start = _decoder_start(options, model) if self.encoder_decoder else None
-        self._scorer = Scorer(model, options.k, self._decoder.pad, start)
+        pad = self._decoder.pad
+        self._scorer = Scorer(model, options.k, pad, start, draws=options.draws)
         reader = model.get_decoder() if self.encoder_decoder else model
         self._known = (_embeddings(model), _embeddings(reader))
 
@@ -109,29 +116,36 @@ class TransformersEngine:
         return sorted(batch, key=lambda request: len(request.prompt_ids))
 
     def _given(self, batch: Sequence[Request]) -> list[_Target]:
-        return [_Target(place, r.target_ids or [], None) for place, r in enumerate(batch)]
+        return [_Target(place, r.target_ids or []) for place, r in enumerate(batch)]
 
     def _decoded(self, batch: Sequence[Request]) -> list[_Target]:
         """Targets of every request; a draw is a row like any other."""
         draws = [
-            (place, seed)
+            (place, ordinal, seed)
             for place, request in enumerate(batch)
-            for seed in (request.seeds if self._sampling else (None,))
+            for ordinal, seed in enumerate(request.seeds if self._sampling else (None,))
         ]
         targets: list[_Target] = []
         for first in range(0, len(draws), self._batch):
             rows = draws[first : first + self._batch]
             found = self._decoder.decode(
-                [batch[place].prompt_ids for place, _ in rows],
-                [batch[place].max_new_tokens for place, _ in rows],
-                [seed for _, seed in rows],
+                [batch[place].prompt_ids for place, _, _ in rows],
+                [batch[place].max_new_tokens for place, _, _ in rows],
+                [seed for _, _, seed in rows],
             )
-            for (place, seed), told in zip(rows, found, strict=True):
-                targets += [_Target(place, ids, seed) for ids in told]
+            for (place, ordinal, seed), told in zip(rows, found, strict=True):
+                # A draw is one target; a beam's are counted from its first.
+                ranks = enumerate(told, ordinal)
+                targets += [_Target(place, ids, rank, seed) for rank, ids in ranks]
         return targets
 
     def _score(self, batch: Sequence[Request], targets: Sequence[_Target]) -> list[Hypothesis]:
-        scored = self._scorer.score([(batch[t.place].prompt_ids, t.ids) for t in targets])
+        from factory.engines.scoring import Passage
+
+        asked = ((batch[target.place], target) for target in targets)
+        scored = self._scorer.score(
+            [Passage(r.prompt_ids, t.ids, (r.capture_seed, t.ordinal)) for r, t in asked]
+        )
         return [
             Hypothesis(
                 token_ids=np.asarray(target.ids, np.int32),
@@ -140,6 +154,7 @@ class TransformersEngine:
                 topk_ids=told.topk_ids if self._k else None,
                 topk_logprobs=told.topk_logprobs if self._k else None,
                 seed=target.seed,
+                drawn=told.drawn,
             )
             for target, told in zip(targets, scored, strict=True)
         ]

@@ -21,12 +21,11 @@ from typing import Any
 
 import sacrebleu
 
+from benchmarks.sentences import parser_of, requests_of, rows_of
 from factory.decoding import Generate
 from factory.engines import EngineOptions, Request, decode, open_engine
 from factory.engines.vllm import prepare_environment
-from factory.manifest import Prompt, Split
-from factory.prompts import Prompter
-from factory.sources import Row, read_split
+from factory.sources import Row
 from factory.tokenizing import decode_targets, load_tokenizer
 
 WARMING = 8
@@ -68,7 +67,8 @@ class Measured:
 def main() -> None:
     """Print a table a width, and the differences between ours and Hugging Face's."""
     asked = _arguments()
-    rows, prompts = _prompts(asked)
+    rows = rows_of(asked)
+    prompts = [request.prompt_ids for request in requests_of(asked, Generate())]
     for width in asked.widths:
         told = ("width", "side", "cap", "sent/s", "model score", "BLEU", "peak MiB")
         print(f"\n{len(rows)} sources\n\n| {' | '.join(told)} |\n|{'---|' * len(told)}")
@@ -86,12 +86,7 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--sources", required=True)
-    parser.add_argument("--references", required=True)
-    parser.add_argument("--template", default="<s>{source}<sep>")
-    parser.add_argument("--rows", type=int, default=500)
+    parser = parser_of(__doc__, "<s>{source}<sep>")
     parser.add_argument("--widths", type=int, nargs="*", default=[4, 8])
     parser.add_argument("--cap", type=int, default=64)
     parser.add_argument(
@@ -99,14 +94,6 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--batch", type=int, default=32, help="sources in a batch of generate")
     return parser.parse_args()
-
-
-def _prompts(asked: argparse.Namespace) -> tuple[list[Row], list[list[int]]]:
-    split = Split(source=asked.sources, target=asked.references)
-    found = (row for row in read_split(split) if isinstance(row, Row))
-    rows = [row for row, _ in zip(found, range(asked.rows), strict=False)]
-    prompter = Prompter(load_tokenizer(asked.model), Prompt(template=asked.template))
-    return rows, prompter.encode([{"source": row.source} for row in rows])[1]
 
 
 def _show(asked: argparse.Namespace, rows: Sequence[Row], job: Job, side: str) -> Measured:

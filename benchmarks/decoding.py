@@ -25,15 +25,12 @@ from typing import Any
 import sacrebleu
 from sacrebleu.metrics import CHRF
 
-from factory.decoding import Generate, draw_seed, token_limit
-from factory.engines import EngineOptions, Request, decode, open_engine
+from benchmarks.sentences import LIMIT, parser_of, requests_of, rows_of
+from factory.decoding import Generate
+from factory.engines import EngineOptions, decode, open_engine
 from factory.hypotheses import ranked
-from factory.manifest import Prompt, Split
-from factory.prompts import Prompter
-from factory.sources import Row, read_split
 from factory.tokenizing import decode_targets, load_tokenizer
 
-LIMIT: dict[str, Any] = {"max_new_tokens": {"ratio": 2.0, "plus": 10, "cap": 256}}
 SETTINGS: dict[str, dict[str, Any]] = {
     "greedy": {},
     "beam 4": {"decoding": "beam", "beam_width": 4, "num_return": 4},
@@ -57,7 +54,7 @@ class Decoded:
 def main() -> None:
     """Decode with every setting in a process of its own, and print the table."""
     asked = _arguments()
-    rows = _rows(asked)
+    rows = rows_of(asked)
     references = [row.gold or "" for row in rows]
     bleu = ("BLEU", "BLEU, chrF", "BLEU, MBR")
     head = ("decoding", "sent/s", "tok/source", *bleu, "distinct", "apart")
@@ -70,30 +67,19 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--sources", required=True)
-    parser.add_argument("--references", required=True)
-    parser.add_argument("--template", default="<s>{source}<sep>")
+    parser = parser_of(__doc__, "<s>{source}<sep>")
     parser.add_argument("--engine", default="vllm")
     parser.add_argument("--options", type=json.loads, default={})
-    parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--seed", type=int, default=17)
     parser.add_argument("--only", nargs="*", choices=SETTINGS)
     return parser.parse_args()
 
 
-def _rows(asked: argparse.Namespace) -> list[Row]:
-    split = Split(source=asked.sources, target=asked.references)
-    rows = (row for row in read_split(split) if isinstance(row, Row))
-    return [row for row, _ in zip(rows, range(asked.rows), strict=False)]
-
-
 def _decode(asked: argparse.Namespace, name: str) -> Decoded:
     """Loading and one warming pass over a tenth are not counted."""
-    generate = Generate(**LIMIT, **SETTINGS[name])
+    generate = Generate(max_new_tokens=LIMIT, **SETTINGS[name])
     tokenizer = load_tokenizer(asked.model)
-    requests = _requests(asked, generate)
+    requests = requests_of(asked, generate, asked.seed)
     options = EngineOptions(asked.model, generate=generate, options=asked.options)
     engine = open_engine(asked.engine, options)
     list(decode(engine, requests[: len(requests) // 10], generate.window))
@@ -108,21 +94,6 @@ def _decode(asked: argparse.Namespace, name: str) -> Decoded:
     for row, text in zip(rows, decode_targets(tokenizer, ids), strict=True):
         texts[row.sample_id].append(text)
     return Decoded(list(texts.values()), sum(map(len, ids)), seconds)
-
-
-def _requests(asked: argparse.Namespace, generate: Generate) -> list[Request]:
-    prompter = Prompter(load_tokenizer(asked.model), Prompt(template=asked.template))
-    _, encoded = prompter.encode([{"source": row.source} for row in _rows(asked)])
-    draws = range(generate.num_return if generate.decoding == "sample" else 0)
-    return [
-        Request(
-            key=str(number),
-            prompt_ids=ids,
-            max_new_tokens=token_limit(generate.max_new_tokens, len(ids)),
-            seeds=tuple(draw_seed(asked.seed, str(number), ordinal) for ordinal in draws),
-        )
-        for number, ids in enumerate(encoded)
-    ]
 
 
 def _figures(made: Decoded, references: Sequence[str]) -> tuple[str, ...]:

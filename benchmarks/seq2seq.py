@@ -19,15 +19,13 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
 
-from factory.decoding import Generate, token_limit
-from factory.engines import EngineOptions, Request, decode, open_engine
+from benchmarks.sentences import LIMIT, parser_of, requests_of, rows_of
+from factory.decoding import Generate
+from factory.engines import EngineOptions, decode, open_engine
 from factory.hypotheses import ranked
-from factory.manifest import Prompt, Split
-from factory.prompts import Prompter
-from factory.sources import Row, read_split
+from factory.sources import Row
 from factory.tokenizing import decode_targets, load_tokenizer
 
-LIMIT: dict[str, Any] = {"ratio": 2.0, "plus": 10, "cap": 256}
 DECODINGS: dict[str, dict[str, Any]] = {
     "greedy": {},
     "beam 4": {"decoding": "beam", "beam_width": 4},
@@ -52,7 +50,7 @@ class Decoded:
 def main() -> None:
     """Time every system with every decoding, in turn, and print the table."""
     asked = _arguments()
-    rows = _rows(asked)
+    rows = rows_of(asked)
     print(f"{len(rows)} sentences, {asked.threads} threads of {os.cpu_count()} cores, ", end="")
     print(f"batches of {asked.batch} sentences in transformers, limits {LIMIT}\n")
     print("| " + " | ".join(HEAD) + " |\n|" + "---|" * len(HEAD))
@@ -81,23 +79,12 @@ def _compare(asked: argparse.Namespace, rows: list[Row], decoding: str, cache: s
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, type=os.path.abspath, help="folder")
-    parser.add_argument("--sources", required=True)
-    parser.add_argument("--references")
-    parser.add_argument("--template", default="{source}</s>")
-    parser.add_argument("--rows", type=int, default=500)
+    parser = parser_of(__doc__, "{source}</s>")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batch", type=int, default=32, help="sentences, for transformers")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--early-stopping", choices=["true", "false", "never"], default="false")
     return parser.parse_args()
-
-
-def _rows(asked: argparse.Namespace) -> list[Row]:
-    split = Split(source=asked.sources, target=asked.references)
-    rows = (row for row in read_split(split) if isinstance(row, Row))
-    return [row for row, _ in zip(rows, range(asked.rows), strict=False)]
 
 
 def _decode(asked: argparse.Namespace, decoding: str, system: str, cache: str) -> Decoded:
@@ -109,7 +96,7 @@ def _decode(asked: argparse.Namespace, decoding: str, system: str, cache: str) -
     engine_name, settings = SYSTEMS[system]
     settings = settings or ({"batch_size": asked.batch} if system == PEER else {})
     options = EngineOptions(asked.model, generate=generate, options=settings, cache=cache)
-    requests = _requests(asked, generate)
+    requests = requests_of(asked, generate)
     engine = open_engine(engine_name, options)
     list(decode(engine, requests[: len(requests) // 10], generate.window))
     began = time.monotonic()
@@ -123,21 +110,11 @@ def _decode(asked: argparse.Namespace, decoding: str, system: str, cache: str) -
     return Decoded([h.token_ids.tolist() if h else [] for h in found], seconds)
 
 
-def _requests(asked: argparse.Namespace, generate: Generate) -> list[Request]:
-    prompter = Prompter(load_tokenizer(asked.model), Prompt(template=asked.template))
-    _, encoded = prompter.encode([{"source": row.source} for row in _rows(asked)])
-    limits = [token_limit(generate.max_new_tokens, len(ids)) for ids in encoded]
-    pairs = zip(encoded, limits, strict=True)
-    return [Request(str(number), ids, limit) for number, (ids, limit) in enumerate(pairs)]
-
-
 def _bleu(asked: argparse.Namespace, ids: list[list[int]]) -> str:
-    if asked.references is None:
-        return "–"
     import sacrebleu
 
     texts = decode_targets(load_tokenizer(asked.model), ids)
-    references = [row.gold or "" for row in _rows(asked)]
+    references = [row.gold or "" for row in rows_of(asked)]
     return f"{sacrebleu.corpus_bleu(texts, [references]).score:.1f}"
 
 

@@ -150,18 +150,7 @@ def tiny_llama(tiny_tokenizer, tmp_path_factory) -> Path:
     Its outputs are 5 to 10 tokens and the end token, so that a limit of 8 cuts some of them. Heads
     are 32 wide, the least that vLLM's CPU attention takes.
     """
-    config = LlamaConfig(
-        vocab_size=len(tiny_tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=CONTEXT,
-        tie_word_embeddings=True,
-        **_token_ids(tiny_tokenizer),
-    )
+    config = _llama(tiny_tokenizer, CONTEXT)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(17)
         model = LlamaForCausalLM(config)
@@ -204,23 +193,27 @@ def chat_tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="session")
 def tiny_chat(chat_tokenizer, tmp_path_factory) -> Path:
     """A folder: a Llama taught for a moment to think, then translate what the last turn says."""
-    config = LlamaConfig(
-        vocab_size=len(chat_tokenizer),
+    config = _llama(chat_tokenizer, CHAT_CONTEXT)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(17)
+        model = LlamaForCausalLM(config)
+        _teach(model, _chat_batch(chat_tokenizer, pairs(200)), steps=160)
+    return _save(model, chat_tokenizer, tmp_path_factory.mktemp("tiny-chat"))
+
+
+def _llama(tokenizer: PreTrainedTokenizerFast, context: int) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=2,
         head_dim=32,
-        max_position_embeddings=CHAT_CONTEXT,
+        max_position_embeddings=context,
         tie_word_embeddings=True,
-        **_token_ids(chat_tokenizer),
+        **_token_ids(tokenizer),
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(17)
-        model = LlamaForCausalLM(config)
-        _teach(model, _chat_batch(chat_tokenizer, pairs(200)), steps=160)
-    return _save(model, chat_tokenizer, tmp_path_factory.mktemp("tiny-chat"))
 
 
 def _token_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:

@@ -18,7 +18,7 @@ FACTORY = [
     "template", "chat", "prompts", "logits", "catalog", "tables",
     "engines.base", "engines.conversion", "engines.ctranslate2",
     "engines.steering", "engines.decoder", "engines.drawing", "engines.scoring",
-    "engines.transformers", "engines.rollouts", "engines.vllm", "engines",
+    "engines.transformers", "engines.rollouts", "engines.arrays", "engines.vllm", "engines",
     "rules", "samples", "workers", "placement", "queue", "replicas", "sitting", "flight",
     "responses", "hypotheses", "precision", "recheck", "generate", "score", "judge", "inheritance",
     "steps", "status", "viewing", "verify", "card", "doctor", "starting", "console", "checking",
@@ -27,7 +27,7 @@ FACTORY = [
 
 STUDENT = [
     "student",
-    "entry", "schedule", "objectives", "scores",
+    "entry", "schedule", "logprobs", "objectives", "scores",
     "checkpoints", "log", "initialise", "tokenizers", "rows", "dataset", "batches", "plan",
     "prepare",
     "validation", "trainer", "train",

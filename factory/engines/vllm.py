@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import functools
 import os
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from factory.beam import Rules
 from factory.decoding import Generate
+from factory.engines.arrays import Names, rows, take_over
 from factory.engines.base import EngineOptions, Hypothesis, Request, Result
 from factory.engines.rollouts import Handle, Rollouts
 from factory.errors import EngineError
@@ -47,6 +48,7 @@ class VllmEngine:
         self._open: dict[str, _Draws] = {}
         self._refused: list[Result] = []
         self._engine = _load(options)
+        _take_arrays()
         self._parameters = _sampling_class()
         self._refusals = _refusals()
         self._searches = _searches(options, self._engine, self._refusals)
@@ -260,6 +262,33 @@ def _refusals() -> tuple[type[Exception], ...]:
     return (ValueError, own) if own else (ValueError,)
 
 
+def _take_arrays() -> None:
+    """Take log-probabilities as arrays, where this vLLM lets us; else say so, and take lists."""
+    if reason := _untakeable():
+        told = f"log-probabilities are taken as lists, which is slower: {reason}"
+        warnings.warn(told, RuntimeWarning, stacklevel=3)
+
+
+def _untakeable() -> str | None:
+    try:
+        names = private_names()
+    except (ImportError, AttributeError) as error:
+        return " ".join(str(error).split())
+    return take_over(names)
+
+
+def private_names() -> Names:
+    """What the array path is built on."""
+    import vllm
+    from vllm.logprobs import FlatLogprobs
+    from vllm.v1.engine.logprobs import LogprobsProcessor
+    from vllm.v1.outputs import LogprobsLists, LogprobsTensors
+
+    major, minor = vllm.__version_tuple__[:2]
+    version = int(major), int(minor)
+    return Names(version, LogprobsProcessor, FlatLogprobs, LogprobsLists, LogprobsTensors)
+
+
 def _sampling_class() -> tuple[Any, Any]:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
@@ -268,8 +297,8 @@ def _sampling_class() -> tuple[Any, Any]:
 
 
 def _hypothesis(output: Any, k: int, seed: int | None) -> Hypothesis:
-    """Flat log-probabilities are rows of k + 1: the realised token first, then the top k."""
-    ids, logprobs = _rows(output.logprobs, k)
+    """Log-probabilities are rows of k + 1: the realised token first, then the top k."""
+    ids, logprobs = rows(output.logprobs, k)
     return Hypothesis(
         token_ids=np.asarray(output.token_ids, np.int32),
         token_logprobs=logprobs[:, 0],
@@ -282,7 +311,7 @@ def _hypothesis(output: Any, k: int, seed: int | None) -> Hypothesis:
 
 def _scored(output: Any, target: list[int], k: int) -> Hypothesis:
     """The target's own rows: the last of the prompt's, which start at its second token, and one."""
-    read, made = _rows(output.prompt_logprobs, k), _rows(output.outputs[0].logprobs, k)
+    read, made = rows(output.prompt_logprobs, k), rows(output.outputs[0].logprobs, k)
     ids, logprobs = (np.concatenate(both)[-len(target) :] for both in zip(read, made, strict=True))
     return Hypothesis(
         token_ids=np.asarray(target, np.int32),
@@ -291,8 +320,3 @@ def _scored(output: Any, target: list[int], k: int) -> Hypothesis:
         topk_ids=ids[:, 1:] if k else None,
         topk_logprobs=logprobs[:, 1:] if k else None,
     )
-
-
-def _rows(flat: Any, k: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    ids = np.asarray(flat.token_ids, np.int32).reshape(-1, k + 1)
-    return ids, np.asarray(flat.logprobs, np.float32).reshape(-1, k + 1)

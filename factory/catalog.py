@@ -31,7 +31,7 @@ TABLES = {
     "candidates": schemas.CANDIDATES,
     "signals": schemas.SIGNALS,
     "verdicts": schemas.VERDICTS,
-    "logits": schemas.LOGITS,
+    "logits": schemas.STORED_LOGITS,
     "train_log": schemas.TRAIN_LOG,
     "predictions": schemas.PREDICTIONS,
     "evals": schemas.EVALS,

@@ -23,7 +23,7 @@ from factory.queue import Queue
 from factory.recheck import Agreement, agreement, chosen, require_agreement
 from factory.records import FileRecord, RunDirectory, library_versions
 from factory.responses import Responses
-from factory.schemas import CANDIDATES, LOGITS, SAMPLES
+from factory.schemas import CANDIDATES, SAMPLES, STORED_LOGITS
 from factory.shards import write_part
 from factory.sitting import freeze_plan, sit
 from factory.tokenizing import load_tokenizer
@@ -164,7 +164,7 @@ class Generation:
         if self._captures:
             logits = self._manifest.logits
             kept = stored(logits_table(rows, logits.nucleus), logits.precision)
-            files.append(self._part(shard, "logits", kept, LOGITS))
+            files.append(self._part(shard, "logits", kept, STORED_LOGITS))
         return files, {"candidates": table.num_rows, **figures}
 
     def _agreement(self, shard: Shard) -> Agreement:

@@ -2,28 +2,137 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pyarrow as pa
+from typing import Any
 
-ROUNDED = ("token_logprobs", "topk_logprobs")
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from factory.schemas import LOGITS, STORED_LOGITS
+
+CODES = STORED_LOGITS.field("topk_codes")
+UNIT = 2048
+LAST = 65535
+# The least code of a power of two is 2^-11; below the mean of that and 2 / UNIT, one is nearer.
+FIRST_HALVING = 11
+LN2 = float(np.log(2))
+HALVINGS_BELOW = -(FIRST_HALVING - 0.5) * LN2
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int32]
+Codes = npt.NDArray[np.uint16]
 
 
 def stored(table: pa.Table, precision: str) -> pa.Table:
-    """Bring rows of `schemas.LOGITS` to the stored precision.
+    """Rows of `schemas.LOGITS` as rows of `schemas.STORED_LOGITS`.
+
+    `tail_logprob` stays float32, whatever the precision; and so does what is no log-probability.
 
     `exact` keeps float32. `half` rounds to the float16 grid: a relative error of at most 2^-11, so
     at most 4.9e-4 nats for a token of probability above 1/e, 3.9e-3 nats at -8.
+
+    `compact` puts `topk_codes` in the place of `topk_logprobs`, see `encoded`, and the realised
+    tokens on the float16 grid. Entries of a position that have one code are told apart by nothing
+    any more; they stand in the order of their ids, which takes less room.
     """
-    if precision == "exact":
-        return table
-    for name in ROUNDED:
-        place = table.schema.get_field_index(name)
-        table = table.set_column(place, table.schema.field(place), _halved(table.column(name)))
+    table = table.append_column(CODES, pa.nulls(len(table), CODES.type))
+    if precision == "compact":
+        table = _coded(table)
+    elif precision == "half":
+        table = _put(table, "topk_logprobs", _halved(_lists(table, "topk_logprobs")))
+    if precision != "exact":
+        table = _put(table, "token_logprobs", _halved(_lists(table, "token_logprobs")))
     return table
 
 
-def _halved(column: pa.ChunkedArray) -> pa.Array:
-    """Lists of float32, each value on the float16 grid; least values become its least."""
-    lists = column.combine_chunks()
-    values = np.maximum(lists.values.to_numpy(), -65504.0).astype(np.float16).astype(np.float32)
-    return pa.ListArray.from_arrays(lists.offsets, pa.array(values), mask=lists.is_null())
+def restored(table: pa.Table) -> pa.Table:
+    """Rows of `schemas.STORED_LOGITS`, in any precision, as rows of `schemas.LOGITS`.
+
+    The view `logits` does the same in SQL, to the last bit.
+    """
+    codes, told = _lists(table, CODES.name), _lists(table, "topk_logprobs")
+    values = _like(codes, decoded(codes.flatten().to_numpy()))
+    both = pc.coalesce(told, values)
+    return _put(table, "topk_logprobs", both).select(LOGITS.names)
+
+
+def encoded(logprobs: Floats) -> Codes:
+    """Fixed-point codes, each for the probability nearest to what is given.
+
+    A code up to 2048 is a probability in 2048ths; a code above it is the power 2^(2048 - code).
+    So a probability of 3/2048 or more is off by at most 2^-12, and a smaller one by a factor of at
+    most sqrt(2), which is 0.347 nats, down to the last code: what lies below -44,006 nats, minus
+    infinity too, becomes -44,006.
+
+    Steps even in probability, because the error of a KL divergence is the sum of errors in
+    probability; even in log below, where those errors are smaller still.
+    """
+    logs = np.maximum(logprobs, np.float32(-1e5))
+    shares = np.clip(np.rint(np.exp(logs) * UNIT), 2, UNIT)
+    halvings = UNIT + np.maximum(np.rint(logs / -LN2), FIRST_HALVING)
+    codes = np.where(logs >= HALVINGS_BELOW, shares, np.minimum(halvings, LAST))
+    return codes.astype(np.uint16)
+
+
+def decoded(codes: Codes) -> Floats:
+    """Natural-log probabilities of codes; of 0, which is never written, that of 1."""
+    return _TABLE[codes]
+
+
+def _table() -> Floats:
+    codes = np.arange(LAST + 1)
+    shares = np.log(np.maximum(codes, 1) / UNIT)
+    return np.where(codes <= UNIT, shares, (UNIT - codes) * LN2).astype(np.float32)
+
+
+_TABLE = _table()
+
+
+def _coded(table: pa.Table) -> pa.Table:
+    logprobs, ids = _lists(table, "topk_logprobs"), _lists(table, "topk_ids")
+    codes = encoded(logprobs.flatten().to_numpy())
+    order = _order(_positions(table), codes, ids.flatten().to_numpy())
+    for name in ("topk_ids", "counts"):
+        lists = _lists(table, name)
+        if lists.null_count < len(lists):
+            table = _put(table, name, _like(lists, lists.flatten().to_numpy()[order]))
+    table = _put(table, CODES.name, _like(logprobs, codes))
+    return _put(table, "topk_logprobs", pa.nulls(len(table), logprobs.type))
+
+
+def _order(positions: npt.NDArray[np.int64], codes: Codes, ids: Ints) -> npt.NDArray[np.intp]:
+    """What sorts ids within runs of one position and code, and moves nothing else."""
+    starts = (np.diff(positions, prepend=-1) != 0) | (np.diff(codes, prepend=LAST) != 0)
+    return np.argsort(np.cumsum(starts) << 32 | ids)
+
+
+def _positions(table: pa.Table) -> npt.NDArray[np.int64]:
+    """Of every entry of the table, the position it belongs to, counted through all rows."""
+    lengths = table.column("n_tokens").to_numpy()
+    widths = np.repeat(table.column("k").fill_null(0).to_numpy(), lengths)
+    ragged = np.repeat(table.column("k").is_null().to_numpy(), lengths)
+    widths[ragged] = _lists(table, "widths").flatten().to_numpy()
+    return np.repeat(np.arange(len(widths)), widths)
+
+
+def _halved(lists: pa.ListArray) -> pa.ListArray:
+    """Each value on the float16 grid; what lies below its least becomes its least."""
+    values = np.maximum(lists.flatten().to_numpy(), -65504.0)
+    return _like(lists, values.astype(np.float16).astype(np.float32))
+
+
+def _lists(table: pa.Table, name: str) -> pa.ListArray:
+    return table.column(name).combine_chunks()
+
+
+def _like(lists: pa.ListArray, values: npt.NDArray[Any]) -> pa.ListArray:
+    """Other values in lists of the same lengths, NULL in the same places."""
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+    return pa.ListArray.from_arrays(offsets, pa.array(values), mask=lists.is_null())
+
+
+def _put(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
+    place = table.schema.get_field_index(name)
+    return table.set_column(place, table.schema.field(place), column)

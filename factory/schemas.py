@@ -67,6 +67,9 @@ LOGITS = pa.schema(
     ]
 )
 
+# Which of the two columns holds the log-probabilities is a matter of `factory.precision`.
+STORED_LOGITS = LOGITS.append(pa.field("topk_codes", pa.list_(pa.uint16())))
+
 TRAIN_LOG = pa.schema(
     [
         ("stage", pa.string()),

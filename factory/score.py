@@ -27,7 +27,7 @@ from factory.precision import stored
 from factory.queue import Portion
 from factory.recheck import TOLERANCES, Agreement, agreement, require_agreement
 from factory.records import FileRecord, RunDirectory
-from factory.schemas import LOGITS, SAMPLES
+from factory.schemas import SAMPLES, STORED_LOGITS
 from factory.shards import write_part
 from factory.sitting import freeze_plan, sit
 from factory.tokenizing import encode_targets, load_tokenizer
@@ -140,7 +140,8 @@ class Scoring:
             figures["samples_key"] = self._run.step("samples")["key"]
         path = self._run.path("logits", f"score-{shard.number:05d}.parquet")
         tables = _tables(rows, results, origin, self._manifest.logits)
-        return [write_part(self._run, path, "logits", tables, LOGITS, self._signature)], figures
+        part = write_part(self._run, path, "logits", tables, STORED_LOGITS, self._signature)
+        return [part], figures
 
     def _check(self, rows: list[dict[str, Any]], results: list[Result]) -> dict[str, Any]:
         """What decoded a candidate told the sum of its log-probabilities: the same must score."""
@@ -172,7 +173,7 @@ def _told(row: dict[str, Any]) -> Hypothesis:
 def _tables(
     rows: list[dict[str, Any]], results: list[Result], origin: str, logits: Logits
 ) -> Iterator[pa.Table]:
-    """The rows of `schemas.LOGITS`: those scored, then those that could not be."""
+    """The rows of `schemas.STORED_LOGITS`: those scored, then those that could not be."""
     names = ("sample_id", "prompt_hash", "rank")
     scored, unscored = [], []
     for row, result in zip(rows, results, strict=True):
@@ -187,7 +188,7 @@ def _tables(
         origins = pa.array([origin] * len(table), pa.string())
         yield table.set_column(table.schema.get_field_index("origin"), "origin", origins)
     if unscored:
-        yield pa.Table.from_pylist(unscored, schema=LOGITS)
+        yield pa.Table.from_pylist(unscored, schema=STORED_LOGITS)
 
 
 def _plan(run: RunDirectory) -> int:

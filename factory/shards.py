@@ -17,8 +17,9 @@ from factory.records import FileRecord, RunDirectory
 
 SIGNATURE = b"seqkd.signature"
 ROW_GROUP = 4096
-# Token ids and float16-grid log-probabilities split by byte compress best; see docs/decisions.md.
-SPLIT_BY_BYTE = ("topk_ids", "topk_logprobs", "token_logprobs", "tail_logprob")
+# What is split by byte compresses best so, the more the longer its pages are: docs/decisions.md.
+SPLIT_BY_BYTE = ("topk_ids", "topk_logprobs", "topk_codes", "token_logprobs", "tail_logprob")
+PAGE_BYTES = 1 << 24
 
 
 @contextmanager
@@ -73,8 +74,9 @@ def check_file(run: RunDirectory, record: FileRecord) -> None:
 
 def _layout(schema: pa.Schema) -> dict[str, Any]:
     split = [f"{name}.list.element" for name in SPLIT_BY_BYTE if name in schema.names]
-    layout: dict[str, Any] = {"compression": "zstd", "compression_level": 3}
+    layout: dict[str, Any] = {"compression": "zstd", "compression_level": 9 if split else 3}
     if split:
+        layout["data_page_size"] = PAGE_BYTES
         encoded = set(split)
         layout["use_dictionary"] = [c for c in _leaves(schema) if c not in encoded]
         layout["use_byte_stream_split"] = split

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+VALUE = 4  # bytes, of an id and of a log-probability
 Method = Callable[[Any, Any], None]
 Rows = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
 
@@ -49,43 +50,45 @@ class Arrays:
     Stands in for a `FlatLogprobs`: positions are counted and sliced, and columns come flat.
     """
 
-    __slots__ = ("_ids", "_logprobs")
+    __slots__ = ("_ids", "_logprobs", "_width")
 
     def __init__(self) -> None:
-        self._ids: list[npt.NDArray[np.int32]] = []
-        self._logprobs: list[npt.NDArray[np.float32]] = []
+        self._ids, self._logprobs, self._width = bytearray(), bytearray(), 1
 
     def add(self, ids: Any, logprobs: Any, k: int) -> None:
         """Copy rows [n, at least k + 1]; others of the batch may have asked for more columns.
 
         What is sent are views of the whole batch's arrays, which must not be kept alive by them.
         """
-        width = None if k < 0 else k + 1
-        self._ids.extend(np.array(ids[:, :width], np.int32))
-        self._logprobs.extend(np.array(logprobs[:, :width], np.float32))
+        self._width = width = ids.shape[1] if k < 0 else k + 1
+        self._ids += np.asarray(ids, np.int32)[:, :width].tobytes()
+        self._logprobs += np.asarray(logprobs, np.float32)[:, :width].tobytes()
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._ids) // (VALUE * self._width)
 
     def __getitem__(self, positions: slice) -> Arrays:
-        part = Arrays()
-        part._ids, part._logprobs = self._ids[positions], self._logprobs[positions]
+        first, last, _ = positions.indices(len(self))
+        part, held = Arrays(), slice(first * VALUE * self._width, last * VALUE * self._width)
+        part._ids, part._logprobs, part._width = self._ids[held], self._logprobs[held], self._width
         return part
 
     @property
     def token_ids(self) -> list[int]:
         """Position by position, as `FlatLogprobs` has them."""
-        return [token for row in self._ids for token in row.tolist()]
+        ids: list[int] = np.frombuffer(self._ids, np.int32).tolist()
+        return ids
 
     @property
     def logprobs(self) -> list[float]:
         """Position by position, as `FlatLogprobs` has them."""
-        return [value for row in self._logprobs for value in row.tolist()]
+        logprobs: list[float] = np.frombuffer(self._logprobs, np.float32).tolist()
+        return logprobs
 
     def rows(self, k: int) -> Rows:
         """int32 and float32 [n, k + 1]."""
-        ids = np.array(self._ids, np.int32).reshape(-1, k + 1)
-        return ids, np.array(self._logprobs, np.float32).reshape(-1, k + 1)
+        ids = np.frombuffer(self._ids, np.int32).reshape(-1, k + 1)
+        return ids, np.frombuffer(self._logprobs, np.float32).reshape(-1, k + 1)
 
 
 def rows(told: Any, k: int) -> Rows:

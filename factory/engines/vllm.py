@@ -48,7 +48,7 @@ class VllmEngine:
         self._open: dict[str, _Draws] = {}
         self._refused: list[Result] = []
         self._engine = _load(options)
-        _take_arrays()
+        take_arrays()
         self._parameters = _sampling_class()
         self._refusals = _refusals()
         self._searches = _searches(options, self._engine, self._refusals)
@@ -262,7 +262,7 @@ def _refusals() -> tuple[type[Exception], ...]:
     return (ValueError, own) if own else (ValueError,)
 
 
-def _take_arrays() -> None:
+def take_arrays() -> None:
     """Take log-probabilities as arrays, where this vLLM lets us; else say so, and take lists."""
     if reason := _untakeable():
         told = f"log-probabilities are taken as lists, which is slower: {reason}"
@@ -279,6 +279,7 @@ def _untakeable() -> str | None:
 
 def private_names() -> Names:
     """What the array path is built on."""
+    prepare_environment()
     import vllm
     from vllm.logprobs import FlatLogprobs
     from vllm.v1.engine.logprobs import LogprobsProcessor

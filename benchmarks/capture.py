@@ -1,0 +1,231 @@
+"""What distributions cost on their way out of vLLM: as dictionaries, flat lists, arrays, and kept.
+
+Tokens per second, one process, in turns, the first row without log-probabilities. *thrown away* is
+the baseline of a k: the same requests, what the core sends dropped unseen; the others make arrays
+[n, k + 1] of it. *job* is seqkd's own: the arrays ranked, encoded, written and checksummed as
+Parquet beside the candidates, shard by shard. Medians; shares of the baseline pair by pair.
+
+    python benchmarks/capture.py --model DIR --sources FILE.gz [--rows 1000] [--rounds 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from factory.decoding import token_limit
+from factory.engines import Engine, Request, open_engine
+from factory.engines.arrays import hand_back, rows, take_over
+from factory.engines.vllm import private_names
+from factory.generate import engine_options, fill_shards, plan_generation
+from factory.manifest import Manifest
+from factory.prompts import Prompter
+from factory.reading import validate
+from factory.records import RunDirectory
+from factory.samples import build_samples
+from factory.sources import Row, read_split
+from factory.tokenizing import load_tokenizer
+
+METHODS = ("_update_sample_logprobs", "_update_prompt_logprobs")
+BASELINE = "thrown away"
+
+
+def main() -> None:
+    """Time every way in turn, and print the table."""
+    asked = _arguments()
+    with tempfile.TemporaryDirectory() as folder:
+        ways: dict[tuple[int | None, str], Callable[[], float]] = {}
+        for k in asked.k:
+            ways |= _ways(asked, k, Path(folder))
+        for run in ways.values():
+            run()
+        rates: dict[tuple[int | None, str], list[float]] = {way: [] for way in ways}
+        for turn in range(asked.rounds):
+            order = list(ways) if turn % 2 else list(ways)[::-1]
+            for way in order:
+                rates[way].append(ways[way]())
+    print(f"{asked.rows} sources, {asked.rounds} rounds, shards of {asked.shard_size}\n")
+    print("| k | way | tok/s | of the baseline | from .. to |\n|---|---|---:|---:|---|")
+    for (k, name), measured in rates.items():
+        print(_line(k, name, measured, rates.get((k, BASELINE), rates[None, "none"])))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--sources", required=True)
+    parser.add_argument("--template", default="<s>{source}<sep>")
+    parser.add_argument("--k", type=int, nargs="+", default=[16, 64])
+    parser.add_argument("--precision", default="half")
+    parser.add_argument("--rows", type=int, default=1000)
+    parser.add_argument("--shard-size", type=int, default=250)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="*", default=["dict", "flat", "arrays", "job"])
+    return parser.parse_args()
+
+
+def _line(k: int | None, name: str, rates: Sequence[float], baseline: Sequence[float]) -> str:
+    shares = [rate / base for rate, base in zip(rates, baseline, strict=True)]
+    spread = f"{min(shares):.3f} .. {max(shares):.3f}"
+    rate, share = statistics.median(rates), statistics.median(shares)
+    return f"| {k or '–'} | {name} | {rate:,.0f} | {share:.3f} | {spread} |"
+
+
+def _ways(
+    asked: argparse.Namespace, k: int, folder: Path
+) -> dict[tuple[int | None, str], Callable[[], float]]:
+    """Each way of this k as a function that tells its tokens a second."""
+    manifest = _manifest(asked, folder, k)
+    engine = open_engine("vllm", engine_options(RunDirectory(folder), manifest))
+    requests, window = _requests(manifest), manifest.generate.window
+
+    def bare(take: Callable[[Any], Any] | None, width: int | None, flat: bool = True) -> float:
+        return _drained(engine, _asked(requests, width, flat), window, take)
+
+    def told(output: Any) -> Any:
+        return rows(output.logprobs, k)
+
+    ways: dict[tuple[int | None, str], Callable[[], float]] = {
+        (None, "none"): lambda: bare(None, None),
+        (k, BASELINE): lambda: _with(_drop, lambda: bare(None, k)),
+        (k, "dict"): lambda: bare(lambda output: _of_dicts(output, k), k, flat=False),
+        (k, "flat"): lambda: _with(lambda: hand_back(private_names()), lambda: bare(told, k)),
+        (k, "arrays"): lambda: bare(told, k),
+        (k, "job"): lambda: _job(folder, manifest, engine),
+    }
+    wanted = {"none", BASELINE, *asked.only}
+    return {way: run for way, run in ways.items() if way[1] in wanted}
+
+
+def _with(change: Callable[[], None], run: Callable[[], float]) -> float:
+    """Time something with vLLM's two methods changed, and put ours back."""
+    change()
+    try:
+        return run()
+    finally:
+        hand_back(private_names())
+        assert take_over(private_names()) is None
+
+
+def _drop() -> None:
+    """Let nothing be made of what the core sends."""
+    processor = private_names().processor
+    for name in METHODS:
+        own = getattr(processor, name)
+        dropped = _dropping()
+        dropped.__wrapped__ = own.__wrapped__  # type: ignore[attr-defined]
+        setattr(processor, name, dropped)
+
+
+def _dropping() -> Callable[[Any, Any], None]:
+    def drop(processor: Any, sent: Any) -> None:
+        del processor, sent
+
+    return drop
+
+
+def _asked(
+    requests: Sequence[Request], k: int | None, flat: bool
+) -> Iterator[tuple[str, Any, Any]]:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    for request in requests:
+        sampling = SamplingParams(
+            temperature=0.0,
+            max_tokens=request.max_new_tokens,
+            logprobs=k,
+            flat_logprobs=flat,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        yield request.key, {"prompt_token_ids": request.prompt_ids}, sampling
+
+
+def _drained(
+    engine: Any, asked: Iterator[Any], window: int, take: Callable[[Any], Any] | None
+) -> float:
+    """A bare loop over the engine, the window kept full."""
+    bare, began, tokens, inside = engine._engine, time.monotonic(), 0, 0
+    while True:
+        for request in asked:
+            bare.add_request(*request)
+            inside += 1
+            if inside == window:
+                break
+        if not inside:
+            return tokens / (time.monotonic() - began)
+        for output in bare.step():
+            inside -= 1
+            tokens += len(output.outputs[0].token_ids)
+            if take:
+                take(output.outputs[0])
+
+
+def _of_dicts(output: Any, k: int) -> tuple[Any, Any]:
+    """Rows of the realised token and the k highest ranks."""
+    ids, logprobs = [], []
+    for token, told in zip(output.token_ids, output.logprobs, strict=True):
+        ranked = sorted((entry.rank, other) for other, entry in told.items())[:k]
+        row = [token, *(other for _, other in ranked)]
+        ids.append(row)
+        logprobs.append([told[other].logprob for other in row])
+    return np.array(ids, np.int32), np.array(logprobs, np.float32)
+
+
+def _manifest(asked: argparse.Namespace, folder: Path, k: int) -> Manifest:
+    sources = folder / "sources.txt"
+    kept = read_split(validate(_tree(asked, asked.sources, k), "").data.splits()["unlabeled"])
+    texts = [row.source for row, _ in zip(kept, range(asked.rows), strict=False)
+             if isinstance(row, Row)]  # fmt: skip
+    sources.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+    return validate(_tree(asked, str(sources), k), "benchmark")
+
+
+def _tree(asked: argparse.Namespace, sources: str, k: int) -> dict[str, object]:
+    return {
+        "name": "benchmark",
+        "data": {"unlabeled": {"source": sources}},
+        "prompt": {"template": asked.template},
+        "teacher": {"model": str(Path(asked.model).resolve()), "engine": "vllm"},
+        "generate": {
+            "max_new_tokens": {"ratio": 2.0, "plus": 10, "cap": 256},
+            "shard_size": asked.shard_size,
+            "check": 0,
+        },
+        "logits": {"capture": "top_k", "k": k, "precision": asked.precision},
+    }
+
+
+def _requests(manifest: Manifest) -> list[Request]:
+    assert manifest.teacher is not None
+    prompter = Prompter(load_tokenizer(manifest.teacher.model), manifest.prompt)
+    rows = [row for row in read_split(manifest.data.splits()["unlabeled"]) if isinstance(row, Row)]
+    _, encoded = prompter.encode([{"source": row.source} for row in rows])
+    spec = manifest.generate.max_new_tokens
+    return [Request(str(i), ids, token_limit(spec, len(ids))) for i, ids in enumerate(encoded)]
+
+
+def _job(folder: Path, manifest: Manifest, engine: Engine) -> float:
+    """The job's own loop over a run of its own, samples and plan made before."""
+    assert manifest.teacher is not None
+    with tempfile.TemporaryDirectory(dir=folder) as root:
+        run = RunDirectory(Path(root))
+        prompter = Prompter(load_tokenizer(manifest.teacher.model), manifest.prompt)
+        run.adopt(manifest)
+        build_samples(run, manifest, prompter, key="benchmark")
+        plan_generation(run)
+        began = time.monotonic()
+        tokens = fill_shards(run, engine, "benchmark")
+        return tokens / (time.monotonic() - began)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,11 +1,13 @@
 """What distributions cost on their way out of vLLM: as dictionaries, flat lists, arrays, and kept.
 
-Tokens per second, one process, in turns, the first row without log-probabilities. *thrown away* is
-the baseline of a k: the same requests, what the core sends dropped unseen; the others make arrays
-[n, k + 1] of it. *job* is seqkd's own: the arrays ranked, encoded, written and checksummed as
-Parquet beside the candidates, shard by shard. Medians; shares of the baseline pair by pair.
+One process, in turns, the first row without log-probabilities. *thrown away* is the baseline of a
+k: the same requests, what the core sends dropped unseen; the others make arrays [n, k + 1] of it.
+*job* is seqkd's own: arrays, ranked, encoded, written and checksummed as Parquet beside the
+candidates, shard by shard. Medians of the rounds; shares of the baseline, of the same round, in
+tokens a second, and in processor time a token, which other work on the machine disturbs less
+(where vLLM's core is in this process, as on a CPU; OMP_NUM_THREADS=1 lest waiting threads count).
 
-    python benchmarks/capture.py --model DIR --sources FILE.gz [--rows 1000] [--rounds 5]
+    OMP_NUM_THREADS=1 python benchmarks/capture.py --model DIR --sources FILE.gz [--rows 1000]
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,26 +38,42 @@ from factory.tokenizing import load_tokenizer
 
 METHODS = ("_update_sample_logprobs", "_update_prompt_logprobs")
 BASELINE = "thrown away"
+Way = tuple[int | None, str]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of the clock and of the processors, a token."""
+
+    wall: float
+    cpu: float
+
+    @classmethod
+    def of(cls, run: Callable[[], int]) -> Pace:
+        """Time a function that tells how many tokens it made."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        tokens = run()
+        return cls((time.perf_counter() - wall) / tokens, (time.process_time() - cpu) / tokens)
 
 
 def main() -> None:
     """Time every way in turn, and print the table."""
     asked = _arguments()
     with tempfile.TemporaryDirectory() as folder:
-        ways: dict[tuple[int | None, str], Callable[[], float]] = {}
+        ways: dict[Way, Callable[[], Pace]] = {}
         for k in asked.k:
             ways |= _ways(asked, k, Path(folder))
         for run in ways.values():
             run()
-        rates: dict[tuple[int | None, str], list[float]] = {way: [] for way in ways}
+        paces: dict[Way, list[Pace]] = {way: [] for way in ways}
         for turn in range(asked.rounds):
-            order = list(ways) if turn % 2 else list(ways)[::-1]
-            for way in order:
-                rates[way].append(ways[way]())
+            for way in list(ways) if turn % 2 else list(ways)[::-1]:
+                paces[way].append(ways[way]())
     print(f"{asked.rows} sources, {asked.rounds} rounds, shards of {asked.shard_size}\n")
-    print("| k | way | tok/s | of the baseline | from .. to |\n|---|---|---:|---:|---|")
-    for (k, name), measured in rates.items():
-        print(_line(k, name, measured, rates.get((k, BASELINE), rates[None, "none"])))
+    print("| k | way | tok/s | of the baseline | CPU µs/token | more than the baseline |")
+    print("|---|---|---:|---:|---:|---:|")
+    for (k, name), measured in paces.items():
+        print(_line(k, name, measured, paces.get((k, BASELINE), measured)))
 
 
 def _arguments() -> argparse.Namespace:
@@ -71,28 +90,29 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _line(k: int | None, name: str, rates: Sequence[float], baseline: Sequence[float]) -> str:
-    shares = [rate / base for rate, base in zip(rates, baseline, strict=True)]
-    spread = f"{min(shares):.3f} .. {max(shares):.3f}"
-    rate, share = statistics.median(rates), statistics.median(shares)
-    return f"| {k or '–'} | {name} | {rate:,.0f} | {share:.3f} | {spread} |"
+def _line(k: int | None, name: str, paces: Sequence[Pace], baseline: Sequence[Pace]) -> str:
+    pairs = list(zip(paces, baseline, strict=True))
+    rate = 1 / statistics.median(pace.wall for pace in paces)
+    share = statistics.median(base.wall / pace.wall for pace, base in pairs)
+    cpu = 1e6 * statistics.median(pace.cpu for pace in paces)
+    more = statistics.median(pace.cpu / base.cpu - 1 for pace, base in pairs)
+    return f"| {k or '–'} | {name} | {rate:,.0f} | {share:.3f} | {cpu:.1f} | {more:+.1%} |"
 
 
-def _ways(
-    asked: argparse.Namespace, k: int, folder: Path
-) -> dict[tuple[int | None, str], Callable[[], float]]:
-    """Each way of this k as a function that tells its tokens a second."""
+def _ways(asked: argparse.Namespace, k: int, folder: Path) -> dict[Way, Callable[[], Pace]]:
+    """Each way of this k as a function that times it once."""
     manifest = _manifest(asked, folder, k)
     engine = open_engine("vllm", engine_options(RunDirectory(folder), manifest))
     requests, window = _requests(manifest), manifest.generate.window
 
-    def bare(take: Callable[[Any], Any] | None, width: int | None, flat: bool = True) -> float:
-        return _drained(engine, _asked(requests, width, flat), window, take)
+    def bare(take: Callable[[Any], Any] | None, width: int | None, flat: bool = True) -> Pace:
+        made = list(_asked(requests, width, flat))
+        return Pace.of(lambda: _drained(engine, iter(made), window, take))
 
     def told(output: Any) -> Any:
         return rows(output.logprobs, k)
 
-    ways: dict[tuple[int | None, str], Callable[[], float]] = {
+    ways: dict[Way, Callable[[], Pace]] = {
         (None, "none"): lambda: bare(None, None),
         (k, BASELINE): lambda: _with(_drop, lambda: bare(None, k)),
         (k, "dict"): lambda: bare(lambda output: _of_dicts(output, k), k, flat=False),
@@ -104,14 +124,14 @@ def _ways(
     return {way: run for way, run in ways.items() if way[1] in wanted}
 
 
-def _with(change: Callable[[], None], run: Callable[[], float]) -> float:
+def _with(change: Callable[[], None], run: Callable[[], Pace]) -> Pace:
     """Time something with vLLM's two methods changed, and put ours back."""
     change()
     try:
         return run()
     finally:
         hand_back(private_names())
-        assert take_over(private_names()) is None
+        take_over(private_names())
 
 
 def _drop() -> None:
@@ -151,9 +171,9 @@ def _asked(
 
 def _drained(
     engine: Any, asked: Iterator[Any], window: int, take: Callable[[Any], Any] | None
-) -> float:
+) -> int:
     """A bare loop over the engine, the window kept full."""
-    bare, began, tokens, inside = engine._engine, time.monotonic(), 0, 0
+    bare, tokens, inside = engine._engine, 0, 0
     while True:
         for request in asked:
             bare.add_request(*request)
@@ -161,7 +181,7 @@ def _drained(
             if inside == window:
                 break
         if not inside:
-            return tokens / (time.monotonic() - began)
+            return tokens
         for output in bare.step():
             inside -= 1
             tokens += len(output.outputs[0].token_ids)
@@ -213,7 +233,7 @@ def _requests(manifest: Manifest) -> list[Request]:
     return [Request(str(i), ids, token_limit(spec, len(ids))) for i, ids in enumerate(encoded)]
 
 
-def _job(folder: Path, manifest: Manifest, engine: Engine) -> float:
+def _job(folder: Path, manifest: Manifest, engine: Engine) -> Pace:
     """The job's own loop over a run of its own, samples and plan made before."""
     assert manifest.teacher is not None
     with tempfile.TemporaryDirectory(dir=folder) as root:
@@ -222,9 +242,7 @@ def _job(folder: Path, manifest: Manifest, engine: Engine) -> float:
         run.adopt(manifest)
         build_samples(run, manifest, prompter, key="benchmark")
         plan_generation(run)
-        began = time.monotonic()
-        tokens = fill_shards(run, engine, "benchmark")
-        return tokens / (time.monotonic() - began)
+        return Pace.of(lambda: fill_shards(run, engine, "benchmark"))
 
 
 if __name__ == "__main__":

@@ -93,10 +93,12 @@ def _coded(table: pa.Table) -> pa.Table:
     logprobs, ids = _lists(table, "topk_logprobs"), _lists(table, "topk_ids")
     codes = encoded(logprobs.flatten().to_numpy())
     order = _order(_positions(table), codes, ids.flatten().to_numpy())
-    for name in ("topk_ids", "counts"):
-        lists = _lists(table, name)
-        if lists.null_count < len(lists):
-            table = _put(table, name, _like(lists, lists.flatten().to_numpy()[order]))
+    counts = _lists(table, "counts")
+    counted = np.repeat(counts.is_valid().to_numpy(False), _lengths(ids))
+    table = _put(table, "topk_ids", _like(ids, ids.flatten().to_numpy()[order]))
+    # An order that stays within rows leaves what is counted where it is.
+    places = (np.cumsum(counted) - 1)[order][counted]
+    table = _put(table, "counts", _like(counts, counts.flatten().to_numpy()[places]))
     table = _put(table, CODES.name, _like(logprobs, codes))
     return _put(table, "topk_logprobs", pa.nulls(len(table), logprobs.type))
 
@@ -126,10 +128,14 @@ def _lists(table: pa.Table, name: str) -> pa.ListArray:
     return table.column(name).combine_chunks()
 
 
+def _lengths(lists: pa.ListArray) -> npt.NDArray[np.int32]:
+    lengths: npt.NDArray[np.int32] = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+    return lengths
+
+
 def _like(lists: pa.ListArray, values: npt.NDArray[Any]) -> pa.ListArray:
     """Other values in lists of the same lengths, NULL in the same places."""
-    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
-    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+    offsets = pa.array(np.concatenate([[0], np.cumsum(_lengths(lists))]), pa.int32())
     return pa.ListArray.from_arrays(offsets, pa.array(values), mask=lists.is_null())
 
 

@@ -54,7 +54,7 @@ def add_shard(
     files = [_part(run, path, "candidates", rows, schemas.CANDIDATES)]
     if distributions := [_hashed(row) for row in logits]:
         path = run.path("logits", f"{name}.parquet")
-        files.append(_part(run, path, "logits", distributions, schemas.LOGITS))
+        files.append(_part(run, path, "logits", distributions, schemas.STORED_LOGITS))
     record = {
         "shard": shard,
         "key": "generate-key",

@@ -14,7 +14,7 @@ from factory.hypotheses import candidate_table, logits_table, ranked
 from factory.logits import tail_logprob
 from factory.precision import stored
 from factory.responses import Responses
-from factory.schemas import CANDIDATES, LOGITS
+from factory.schemas import CANDIDATES, LOGITS, STORED_LOGITS
 from factory.tokenizing import encode_targets
 
 
@@ -120,7 +120,7 @@ def test_logits_are_flat_lists_of_k_a_position(precision: str) -> None:
     second = hypothesis([9], [-0.4], k=2)
     results = [Result("0", [first]), Result("1", [], "failed"), Result("2", [second])]
     table = stored(logits_table(ranked(["x", "y", "z"], [7, 8, 9], results)), precision)
-    assert table.schema.equals(LOGITS)
+    assert table.schema.equals(STORED_LOGITS)
     rows = table.to_pylist()
     assert [(r["sample_id"], r["prompt_hash"], r["rank"], r["n_tokens"], r["k"]) for r in rows] == [
         ("x", 7, 0, 3, 2),

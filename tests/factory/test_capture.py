@@ -17,14 +17,17 @@ from factory.engines import (
     EngineOptions,
     Hypothesis,
     Request,
+    Result,
     decode,
     drawing,
     open_engine,
     scoring,
 )
+from factory.engines.base import Drawn
 from factory.hypotheses import logits_table, ranked
 from factory.pipeline import run_steps
 from factory.reading import load_manifest
+from factory.schemas import LOGITS
 from tests.engines import opened_vllm, results
 from tests.factory.test_generate import rows
 from tests.factory.test_transformers_engine import load, plain_logprobs
@@ -145,6 +148,63 @@ def test_draws_follow_the_full_distribution(tiny_llama):
     freedom = torch.tensor(len(wanted) - 1.0, dtype=torch.float64)
     assert len(wanted) > 10
     assert torch.special.gammaincc(freedom / 2, distance / 2) > 1e-4
+
+
+# Rows
+
+
+def nuclear(length: int) -> Hypothesis:
+    """Four tokens a position, of 1/2, 1/4, 1/8 and 1/16; the last position of 1/4 each."""
+    logprobs = np.tile(-np.log(2) * np.arange(1, 5), (length, 1)).astype(np.float32)
+    logprobs[length - 1 :] = -np.log(4)
+    ids = np.arange(4 * length, dtype=np.int32).reshape(length, 4)
+    tokens = np.arange(length, dtype=np.int32)
+    return Hypothesis(tokens, logprobs[:, 0].copy(), "stop", ids, logprobs)
+
+
+def drawing_of(counts: list[list[int]]) -> Hypothesis:
+    """At each position tokens 0, 1, 2 … of 1/2, 1/4, 1/8 …, with these counts."""
+    widths = np.array([len(row) for row in counts], np.int32)
+    ids = np.array([i for row in counts for i in range(len(row))], np.int32)
+    logprobs = (-np.log(2) * (ids + 1)).astype(np.float32)
+    flat = np.array([count for row in counts for count in row], np.int32)
+    tokens = np.arange(len(counts), dtype=np.int32)
+    drawn = Drawn(widths, ids, flat, logprobs)
+    return Hypothesis(tokens, np.zeros(len(counts), np.float32), "stop", drawn=drawn)
+
+
+def table_of(*hypotheses: Hypothesis, p: float | None = None) -> list[dict[str, Any]]:
+    names = [str(i) for i in range(len(hypotheses))]
+    told = [Result(name, [h]) for name, h in zip(names, hypotheses, strict=True)]
+    table = logits_table(ranked(names, [0] * len(names), told), p)
+    assert table.schema.equals(LOGITS)
+    return table.to_pylist()
+
+
+def test_rows_of_nuclei_are_ragged():
+    first, second, none = table_of(nuclear(3), nuclear(1), nuclear(0), p=0.7)
+    assert [row["k"] for row in (first, second, none)] == [None] * 3
+    assert [row["widths"] for row in (first, second, none)] == [[2, 2, 3], [3], []]
+    assert first["topk_ids"] == [0, 1, 4, 5, 8, 9, 10]
+    assert second["topk_ids"] == [0, 1, 2]
+    halves, quarter = [-np.log(2), -np.log(4)], -np.log(4)
+    assert first["topk_logprobs"] == pytest.approx([*halves * 2, *[quarter] * 3])
+    assert first["tail_logprob"] == pytest.approx([-np.log(4)] * 3)
+    assert (none["topk_ids"], none["topk_logprobs"], none["tail_logprob"]) == ([], [], [])
+    assert all(row[name] is None for row in (first, none) for name in ("counts", "draws"))
+
+
+def test_rows_of_draws_are_ragged_and_counted():
+    first, none, second = table_of(
+        drawing_of([[6, 1], [7], [1, 1, 5]]), drawing_of([]), drawing_of([[3, 4]])
+    )
+    assert [row["widths"] for row in (first, none, second)] == [[2, 1, 3], [], [2]]
+    assert [row["counts"] for row in (first, none, second)] == [[6, 1, 7, 1, 1, 5], [], [3, 4]]
+    assert [row["k"] for row in (first, none, second)] == [None] * 3
+    assert [row["draws"] for row in (first, none, second)] == [7] * 3
+    assert first["topk_ids"] == [0, 1, 0, 0, 1, 2]
+    assert first["tail_logprob"] == pytest.approx([-np.log(4), -np.log(2), -np.log(8)])
+    assert second["tail_logprob"] == pytest.approx([-np.log(4)])
 
 
 # A vocabulary past 2^18

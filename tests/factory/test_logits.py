@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.logits import tail_logprob
+from factory.logits import nucleus, tail_logprob
 
 FLOOR = np.log(-np.expm1(-1e-7))  # where the stored tokens hold all of the mass
 
@@ -93,3 +93,67 @@ def test_top_and_tail_are_one_distribution(logits: list[float], data: st.DataObj
     tail = tail_logprob(stored)
     mass = np.exp(stored.astype(np.float64)).sum() + np.exp(tail.astype(np.float64)).sum()
     assert mass == pytest.approx(1.0, abs=1e-6 + 1e-7)
+
+
+# Ragged positions
+
+
+def test_ragged_positions_have_the_tails_they_have_alone() -> None:
+    rng = np.random.default_rng(17)
+    widths = rng.integers(1, 40, 60).astype(np.int32)
+    rows = [top(log_softmax(rng.normal(size=50) * 3), int(width))[0][0] for width in widths]
+    flat = tail_logprob(np.concatenate(rows), widths)
+    assert flat.dtype == np.float32
+    alone = np.concatenate([tail_logprob(row[None]) for row in rows])
+    np.testing.assert_allclose(np.exp(flat), np.exp(alone), atol=1e-12)
+    assert tail_logprob(np.zeros(0, np.float32), np.zeros(0, np.int32)).shape == (0,)
+
+
+def test_ragged_positions_that_hold_everything_have_a_finite_tail() -> None:
+    """One draw of a one-hot distribution, a few that hold all but 1e-9, a sum past 1."""
+    logprobs = np.array([0.0, np.log(0.5), np.log(0.5), 1e-7, -1e9, -np.inf], np.float32)
+    tails = tail_logprob(logprobs, np.array([1, 2, 3], np.int32))
+    np.testing.assert_allclose(tails, [FLOOR] * 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("p", "widths"),
+    [
+        (1e-9, [1, 1, 1]),
+        (0.4, [1, 1, 2]),
+        (0.499, [1, 1, 2]),
+        (0.501, [2, 1, 3]),
+        (0.874, [3, 1, 4]),
+        (0.9, [4, 1, 4]),  # never reached: all that there is
+        (0.999999, [4, 4, 4]),
+    ],
+)
+def test_the_nucleus_is_the_fewest_that_reach_the_mass(p: float, widths: list[int]) -> None:
+    probabilities = [[0.5, 0.25, 0.125, 0.0625], [0.96, 0.01, 0.01, 0.005], [0.25] * 3 + [0.2]]
+    logprobs = np.log(probabilities).astype(np.float32)
+    ids = np.arange(12, dtype=np.int32).reshape(3, 4)
+    found, kept_ids, kept = nucleus(ids, logprobs, p)
+    assert found.tolist() == widths
+    held = [(i, j) for i, width in enumerate(widths) for j in range(width)]
+    assert kept_ids.tolist() == [ids[place] for place in held]
+    assert kept.tolist() == [logprobs[place] for place in held]
+    assert [found.dtype, kept_ids.dtype, kept.dtype] == [np.int32, np.int32, np.float32]
+
+
+@settings(deadline=None)
+@given(
+    n=st.integers(0, 5),
+    k=st.integers(1, 30),
+    p=st.floats(0.01, 0.99),
+    seed=st.integers(0, 2**32),
+)
+def test_a_nucleus_and_its_tail_are_one_distribution(n: int, k: int, p: float, seed: int) -> None:
+    logits = np.random.default_rng(seed).normal(size=(n, 30)) * 3
+    logprobs = -np.sort(-log_softmax(logits), axis=1)[:, :k].astype(np.float32)
+    widths, _, kept = nucleus(np.zeros((n, k), np.int32), logprobs, p)
+    ends = np.cumsum(widths)
+    for first, last, tail in zip(ends - widths, ends, tail_logprob(kept, widths), strict=True):
+        masses = np.exp(kept[first:last].astype(np.float64))
+        assert masses.sum() >= p or last - first == k
+        assert masses[:-1].sum() < p
+        assert masses.sum() + np.exp(float(tail)) == pytest.approx(1.0, abs=2e-6)

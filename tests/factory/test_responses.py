@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from factory.decoding import Generate
 from factory.engines import Hypothesis, Result
+from factory.engines.base import Drawn
 from factory.hypotheses import candidate_table, logits_table, ranked
 from factory.responses import Responses
 from tests.models import THOUGHT
@@ -129,6 +131,21 @@ def test_distributions_are_cut_alike(chat_tokenizer):
     assert kept["topk_ids"] == np.repeat(np.arange(first, len(whole.token_ids)), 2).tolist()
     assert len(kept["tail_logprob"]) == kept["n_tokens"] == row["n_tokens"]
     assert (empty["n_tokens"], empty["topk_ids"], empty["tail_logprob"]) == (0, [], [])
+
+
+def test_draws_are_cut_alike(chat_tokenizer):
+    """Position i drew i + 1 tokens, each of them twice."""
+    whole = said(chat_tokenizer, "<think>a</think>le<|im_end|>")
+    n = len(whole.token_ids)
+    widths = np.arange(1, n + 1, dtype=np.int32)
+    ids = np.repeat(np.arange(n), widths).astype(np.int32)
+    drawn = Drawn(widths, ids, np.full(len(ids), 2, np.int32), np.full(len(ids), -9, np.float32))
+    answer, cut = responses(chat_tokenizer, **REMOVE).answer(replace(whole, drawn=drawn))
+    first = len(cut)
+    assert 0 < first < n
+    assert answer.drawn.widths.tolist() == list(range(first + 1, n + 1))
+    assert answer.drawn.ids.tolist() == ids[ids >= first].tolist()
+    assert answer.drawn.counts.shape == answer.drawn.logprobs.shape == answer.drawn.ids.shape
 
 
 def test_a_sum_told_in_one_piece_is_unknown_after_a_cut(chat_tokenizer):

@@ -2,6 +2,9 @@
 
 The views are the files of `sql/views`, over one relation `raw.TABLE` for every table a run stores:
 the Parquet files that records name, or an empty relation of the same types before there are any.
+Beside them stand the macros of `sql/macros`, and for SQL from outside the looks of `sql/look`:
+queries with parameters, `FROM NAME(parameter := value)`, that may read the views of a second run,
+`other.VIEW`.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,7 @@ from factory.files import replacing, shipped
 from factory.records import RunDirectory
 
 TABLES = {
+    "tokens": schemas.TOKENS,
     "samples": schemas.SAMPLES,
     "refused": schemas.REFUSED,
     "candidates": schemas.CANDIDATES,
@@ -37,6 +42,7 @@ TABLES = {
     "evals": schemas.EVALS,
 }
 VIEWS = (  # in the order in which they build on each other
+    "tokens",
     "samples",
     "refused",
     "candidates",
@@ -52,6 +58,8 @@ VIEWS = (  # in the order in which they build on each other
     "evals",
     "shards",
 )
+MACROS = ("token_text", "token_list", "tokens_text", "held_entropy", "entries_at")
+OTHER = "other"  # what queries call the run beside this one
 SHARD_COLUMNS = {
     "shard": "BIGINT",
     "samples": "BIGINT",
@@ -83,10 +91,14 @@ def connect(run: RunDirectory) -> Connection:
     return connection
 
 
-def fenced(run: RunDirectory) -> Connection:
-    """Open all views of a run for SQL from outside: it can read recorded files and nothing else."""
+def fenced(run: RunDirectory, other: RunDirectory | None = None) -> Connection:
+    """Open all views of a run for SQL from outside: it can read recorded files and nothing else.
+
+    Those of another run may stand beside them, as `other.VIEW`.
+    """
     connection = connect(run)
-    paths = _files(run)
+    _create_looks(connection, run, other, str)
+    paths = _files(run) + (_files(other) if other else [])
     allowed = ", ".join([_listed(paths, str), *(quoted(str(path)) for path in paths)])
     connection.execute(f"SET allowed_paths = [{allowed if paths else ''}]")
     connection.execute("SET enable_external_access = false")
@@ -94,13 +106,15 @@ def fenced(run: RunDirectory) -> Connection:
     return connection
 
 
-def select(run: RunDirectory, sql: str) -> duckdb.DuckDBPyRelation:
+def select(
+    run: RunDirectory, sql: str, other: RunDirectory | None = None
+) -> duckdb.DuckDBPyRelation:
     """Bind one statement that selects, fenced; its rows are computed when they are fetched.
 
     Raises:
         QueryError: it is not exactly one reading statement, or DuckDB refuses it.
     """
-    connection = fenced(run)
+    connection = fenced(run, other)
     with query_errors():
         _check_reads(connection, sql)
         return connection.sql(sql)
@@ -137,8 +151,24 @@ def _build(run: RunDirectory, path: Path, parent: Path) -> None:
         connection.execute(f"SET file_search_path = {quoted(str(parent))}")
         connection.execute(f"ATTACH {quoted(str(path))} AS catalog (STORAGE_VERSION '{STORAGE}')")
         connection.execute("USE catalog")
-        _create_views(connection, run, lambda file: str(file.relative_to(run.root.parent)))
+        name = partial(_from_parent, run)
+        _create_views(connection, run, name)
+        _create_looks(connection, run, None, name)
         connection.execute("USE memory; DETACH catalog")
+
+
+def _from_parent(run: RunDirectory, file: Path) -> str:
+    return str(file.relative_to(run.root.parent))
+
+
+def looks() -> tuple[str, ...]:
+    """The names of the queries of `sql/look`."""
+    return tuple(sorted(path.stem for path in shipped("sql").glob("look/*.sql")))
+
+
+def shipped_sql(folder: str, name: str) -> str:
+    """The text of a shipped SQL file."""
+    return shipped("sql").joinpath(folder, f"{name}.sql").read_text("utf-8")
 
 
 def quoted(text: str) -> str:
@@ -176,7 +206,26 @@ def _create_views(connection: Connection, run: RunDirectory, name: Naming) -> No
         connection.execute(f"CREATE VIEW raw.{table} AS {relation}")
     connection.execute(f"CREATE VIEW raw.shards AS {_shards(_shard_paths(run), name)}")
     for view in VIEWS:
-        connection.execute(shipped("sql").joinpath("views", f"{view}.sql").read_text("utf-8"))
+        connection.execute(shipped_sql("views", view))
+    for macro in MACROS:
+        connection.execute(shipped_sql("macros", macro))
+
+
+def _create_looks(
+    connection: Connection, run: RunDirectory, other: RunDirectory | None, name: Naming
+) -> None:
+    """Create the looks, and the other run's views as `other`.
+
+    DuckDB binds a macro where it is created, so the run itself stands in where there is no other.
+    """
+    [(home,)] = connection.execute("SELECT current_database()").fetchall()
+    connection.execute(f"ATTACH ':memory:' AS {OTHER}; USE {OTHER}")
+    _create_views(connection, other or run, name)
+    connection.execute(f"USE {home}")
+    for look in looks():
+        connection.execute(shipped_sql("look", look))
+    if other is None:
+        connection.execute(f"DETACH {OTHER}")
 
 
 def _files(run: RunDirectory) -> list[Path]:
@@ -238,8 +287,9 @@ def _check_reads(connection: Connection, sql: str) -> None:
         raise QueryError("sql", sql, f"is a statement of kind {kind}: write one SELECT")
     [tree] = connection.execute("SELECT json_serialize_sql($1)", [sql]).fetchall()[0]
     for function in _table_functions(json.loads(tree)):
-        if function not in TABLE_FUNCTIONS:
-            raise QueryError("sql", function, f"cannot be read: use the views {', '.join(VIEWS)}")
+        if function not in TABLE_FUNCTIONS.union(looks()):
+            remedy = f"use the views {', '.join(VIEWS)}, or {', '.join(looks())}"
+            raise QueryError("sql", function, f"cannot be read: {remedy}")
     connection.execute(f"EXPLAIN FROM query({quoted(sql)})")
 
 

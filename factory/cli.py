@@ -187,18 +187,21 @@ def card(
 @app.command()
 def sql(
     directory: Run,
-    query: Annotated[str, typer.Argument(help="one statement that selects")],
+    query: Annotated[str, typer.Argument(help="one SELECT, or @NAME; @ lists the names")],
     form: Annotated[str, typer.Option("--format", help="table, csv, json or parquet")] = "table",
     output: Annotated[Path | None, typer.Option(help="a file, instead of the terminal")] = None,
+    values: Annotated[list[str] | None, typer.Option("--param", help="of @NAME: key=value")] = None,
+    beside: Annotated[Path | None, typer.Option("--with", help="a run, as other.VIEW")] = None,
 ) -> None:
-    """Ask the run anything, in read-only SQL over its views.
+    """Ask the run anything, in read-only SQL over its views, or by the name of a query.
 
     Example: seqkd sql runs/demo "SELECT unnest(reasons) AS why, count(*) FROM rejects GROUP BY 1"
     """
-    from factory.catalog import select
+    from factory.looks import ask
     from factory.tables import write_rows
 
-    write_rows(select(_existing(directory), query), form, output)
+    other = _existing(beside) if beside else None
+    write_rows(ask(_existing(directory), query, values or (), other), form, output)
 
 
 @app.command()

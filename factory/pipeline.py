@@ -19,6 +19,7 @@ from factory.records import STEPS, RunDirectory
 from factory.samples import build_samples
 from factory.score import CANDIDATE, score, score_key, score_targets
 from factory.steps import Plan, has_cuda, make_plan
+from factory.tokens import keep_tokens
 from factory.workers import launcher_command, module_command, run_worker
 
 Told = Callable[[str, str], None]  # step, what became of it
@@ -144,13 +145,20 @@ def _samples(job: Job) -> str:
     }
     if _stands(job, "samples", key):
         job.run.note(**facts)
+        _keep_tokens(job)
         return STANDS
     build_samples(job.run, job.manifest, job.plan.prompter, key, job.plan.limit)
     job.run.note(**facts)
-    _remove_others(job.run.path("samples"), job.run.files("samples") + job.run.files("refused"))
+    _keep_tokens(job)
+    _remove_others(job.run.path("samples"), job.run.step("samples")["files"])
     if shared := job.run.step("samples")["overlap"]["validation"]:
         job.tell("warning", f"{shared} training sources stand in the validation split too")
     return DONE
+
+
+def _keep_tokens(job: Job) -> None:
+    if job.plan.prompter.tokenizer and job.plan.tokenizer:
+        keep_tokens(job.run, job.plan.prompter.tokenizer, job.plan.tokenizer)
 
 
 def _generate(job: Job) -> str:

@@ -24,6 +24,8 @@ SAMPLES = pa.schema(
     ]
 )
 
+TOKENS = pa.schema([("token_id", pa.int32()), ("token", pa.string()), ("bytes", pa.binary())])
+
 REFUSED = pa.schema([("file", pa.string()), ("line", pa.int64()), ("reason", pa.string())])
 
 CANDIDATES = pa.schema(

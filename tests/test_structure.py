@@ -15,7 +15,7 @@ FACTORY = [
     "errors", "files", "schemas", "sections", "decoding", "capture", "beam", "manifest",
     "reading",
     "records", "shards", "progress", "turns", "sources", "models", "encoding", "tokenizing",
-    "template", "chat", "prompts", "logits", "catalog", "tables",
+    "tokens", "template", "chat", "prompts", "logits", "catalog", "looks", "tables",
     "engines.base", "engines.conversion", "engines.ctranslate2",
     "engines.steering", "engines.decoder", "engines.drawing", "engines.scoring",
     "engines.transformers", "engines.rollouts", "engines.arrays", "engines.vllm", "engines",

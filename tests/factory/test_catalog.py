@@ -14,6 +14,7 @@ from factory.records import RunDirectory
 from tests.runs import add_samples, add_shard, make_run
 
 CONTRACT = {
+    "tokens": "token_id token bytes",
     "samples": "sample_id split source gold gold_visible prompt n_prompt_tokens meta",
     "refused": "file line reason",
     "candidates": "sample_id rank score text token_ids n_tokens sum_logprob mean_logprob "

@@ -1,4 +1,4 @@
-"""What users get wrong of decoding and engines: the mistake, and what the one line must say."""
+"""What users get wrong of decoding, capture and engines: the mistake, and what is told of it."""
 
 from __future__ import annotations
 
@@ -194,5 +194,49 @@ DECODINGS: dict[str, tuple[Edits, str, list[str]]] = {
         {"teacher": {"model": "./narrow-heads", "engine": "vllm"}},
         "teacher.engine: 'vllm':",
         ["no attention head narrower than 32 on a CPU", "have 16: set engine to transformers"],
+    ),
+    "draws from an engine that sees the top alone": (
+        {"teacher.engine": "vllm", "logits": {"capture": "sampled"}},
+        "logits.capture: 'sampled':",
+        [
+            "engine vllm tells the most probable tokens alone",
+            "draws from those would be biased",
+            "set teacher.engine to transformers or ctranslate2, or capture to top_k",
+        ],
+    ),
+    "no draws": (
+        {"logits": {"capture": "sampled", "draws": 0}},
+        "manifest.yaml logits.draws: 0:",
+        ["greater than or equal to 1"],
+    ),
+    "k of draws": (
+        {"logits": {"capture": "sampled", "k": 16}},
+        "manifest.yaml logits:",
+        ["capture 'sampled' ignores k: remove it, or set capture to top_k or top_p"],
+    ),
+    "a mass of the top k": (
+        {"logits": {"capture": "top_k", "p": 0.9}},
+        "manifest.yaml logits:",
+        ["capture 'top_k' ignores p: remove it, or set capture to top_p"],
+    ),
+    "draws of a nucleus": (
+        {"logits": {"capture": "top_p", "draws": 50}},
+        "manifest.yaml logits:",
+        ["capture 'top_p' ignores draws: remove it, or set capture to sampled"],
+    ),
+    "a nucleus of everything": (
+        {"logits": {"capture": "top_p", "p": 1.0}},
+        "manifest.yaml logits.p: 1.0:",
+        ["less than 1"],
+    ),
+    "a nucleus wider than the vocabulary": (
+        {"logits": {"capture": "top_p", "k": 5000}},
+        "logits.k: 5000:",
+        ["is more than the teacher's vocabulary of 400: lower it"],
+    ),
+    "a capture that there is not": (
+        {"logits.capture": "top_n"},
+        "manifest.yaml logits.capture: 'top_n':",
+        ["'none', 'top_k', 'top_p' or 'sampled'"],
     ),
 }

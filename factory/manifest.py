@@ -226,8 +226,10 @@ class Init(Section):
 class Objective(Section):
     """Weights of the loss terms; each term is a mean over target tokens."""
 
-    ce: Annotated[float, Field(ge=0)] = 0.0
-    forward_kl: Annotated[float, Field(ge=0)] = 0.0
+    ce: Annotated[float, Field(ge=0)] = Field(0.0, description="−log q of the target")
+    forward_kl: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="KL to the teacher's stored tokens and tail, or to its draws"
+    )
 
     @model_validator(mode="after")
     def _some_weight(self) -> Self:
@@ -342,7 +344,7 @@ class Manifest(Section):
             if stage.objective.forward_kl and self.logits.capture == "none":
                 raise ValueError(
                     f"student.stages.{stage.name}: forward_kl needs distributions: "
-                    "set logits.capture to top_k"
+                    "set logits.capture to top_k, top_p or sampled"
                 )
         return self
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from student.dataset import StageRows
-from student.objectives import Sparse
+from student.objectives import Drawn, Sparse, Teacher
 
 Indices = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
@@ -37,12 +37,13 @@ class Batch:
     predicts: Tensor
     targets: Tensor
     mask: Tensor
-    teacher: Sparse | None
+    teacher: Teacher | None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
         moved = {name: tensor.to(device) for name, tensor in self.inputs.items()}
-        teacher = Sparse(*(t.to(device) for t in self.teacher)) if self.teacher else None
+        told = [t.to(device) for t in self.teacher or ()]
+        teacher = type(self.teacher)(*told) if self.teacher else None
         rest = (self.predicts.to(device), self.targets.to(device), self.mask.to(device))
         return Batch(moved, *rest, teacher)
 
@@ -117,7 +118,7 @@ def collate(
         torch.from_numpy(predicts),
         targets,
         torch.full(targets.shape, len(indices) > 0),
-        _sparse(parts) if teacher else None,
+        _teacher(parts) if teacher else None,
     )
 
 
@@ -155,19 +156,28 @@ def _lengths_mask(lists: list[Array]) -> Array:
     return mask
 
 
-def _sparse(parts: list[Row]) -> Sparse:
-    """Distributions of all positions, widened to the largest k by tokens without mass."""
-    shapes = [(len(part["target_ids"]), int(part["k"][0])) for part in parts]
-    positions, widest = sum(n for n, _ in shapes), max(k for _, k in shapes)
-    ids = np.zeros((positions, widest), dtype=np.int64)
-    logprobs = np.full((positions, widest), -np.inf, dtype=np.float32)
-    first = 0
-    for part, (n, k) in zip(parts, shapes, strict=True):
-        ids[first : first + n, :k] = part["topk_ids"].reshape(n, k)
-        logprobs[first : first + n, :k] = part["topk_logprobs"].reshape(n, k)
-        first += n
-    tails = np.concatenate([part["tail_logprob"] for part in parts])
-    return Sparse(torch.from_numpy(ids), torch.from_numpy(logprobs), torch.from_numpy(tails))
+def _teacher(parts: list[Row]) -> Teacher:
+    """Distributions of all positions, as wide as the widest by entries without mass."""
+    flat = {
+        name: np.concatenate([part[name] for part in parts])
+        for name in ("widths", "topk_ids", "topk_logprobs", "tail_logprob", "counts")
+    }
+    ids = torch.from_numpy(_filled(flat["topk_ids"], flat["widths"], 0)).long()
+    if parts[0]["draws"][0] == 0:
+        logprobs = _filled(flat["topk_logprobs"], flat["widths"], -np.inf)
+        return Sparse(ids, torch.from_numpy(logprobs), torch.from_numpy(flat["tail_logprob"]))
+    counts = torch.from_numpy(_filled(flat["counts"], flat["widths"], 0)).float()
+    return Drawn(ids, counts / counts.sum(-1, keepdim=True))
+
+
+def _filled(values: Array, widths: Array, filler: float) -> Array:
+    """Flat entries as [positions, widest]; a position that has fewer ends in fillers."""
+    widest = int(widths.max())
+    if widths.min() == widest:
+        return values.reshape(len(widths), widest)
+    filled = np.full((len(widths), widest), filler, values.dtype)
+    filled[np.arange(widest) < widths[:, None]] = values
+    return filled
 
 
 def _sorted(rows: Indices, lengths: npt.NDArray[np.integer[Any]]) -> Indices:

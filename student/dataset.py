@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from factory.errors import RunError
-from factory.files import digest, read_json, replacing, write_json
+from factory.files import digest, file_digest, read_json, replacing, write_json
 from factory.manifest import Prompt
 from factory.progress import progress
 from factory.prompts import Prompter
@@ -33,12 +33,16 @@ PLAIN = pa.schema([("sample_id", pa.string()), ("prompt_ids", INTS), ("target_id
 WITH_DISTRIBUTIONS = pa.schema(
     [
         *PLAIN,
-        ("k", pa.int32()),
+        ("widths", INTS),
         ("topk_ids", INTS),
         ("topk_logprobs", FLOATS),
         ("tail_logprob", FLOATS),
+        ("counts", INTS),
+        ("draws", pa.int32()),
     ]
 )
+ROWS = "rows.arrow"
+LAYOUT = 2  # of the columns above; rows that were prepared under another are prepared anew
 Ints = npt.NDArray[np.int32]
 
 
@@ -56,9 +60,14 @@ class Text:
 
 @dataclass(slots=True)
 class DataRecord:
-    """What stands in a stage's data folder; written after the rows themselves."""
+    """What stands in a stage's data folder; written after the rows themselves.
+
+    `drawn` says whether their distributions were sampled; None where they have none.
+    """
 
     key: str
+    sha256: str = ""
+    drawn: bool | None = None
     rows: int = 0
     prompt_tokens: int = 0
     target_tokens: int = 0
@@ -76,26 +85,26 @@ def data_key(run: RunDirectory, wanted: Wanted, text: Text) -> str:
     files = [file["sha256"] for table in tables_of(wanted) for file in run.files(table)]
     vocabulary = wanted.vocabulary if wanted.distributions else None
     prompt = text.prompt.model_dump(mode="json")
-    facts = [wanted.stage.data, wanted.distributions, vocabulary, files, prompt]
+    facts = [LAYOUT, wanted.stage.data, wanted.distributions, vocabulary, files, prompt]
     return digest([*facts, text.fingerprint, text.same_as_teacher, text.context])
 
 
 def prepare(run: RunDirectory, wanted: Wanted, text: Text, folder: Path) -> DataRecord:
-    """Write a stage's rows to `folder`, unless they stand there under the same key.
+    """Write a stage's rows to `folder`, unless they stand there whole, under the same key.
 
     Raises:
         RunError: there are no rows, a column is missing, or distributions do not fit the targets.
         DamagedFile: a stored file does not match its checksum.
     """
     key = data_key(run, wanted, text)
-    if (found := read_record(folder)) and found.key == key:
+    if (found := read_record(folder)) and found.key == key and _whole(folder, found):
         return found
     _check_stored(run, wanted, text)
     (folder / "data.json").unlink(missing_ok=True)
     record = DataRecord(key)
     schema = WITH_DISTRIBUTIONS if wanted.distributions else PLAIN
     with (
-        replacing(folder / "rows.arrow") as temporary,
+        replacing(folder / ROWS) as temporary,
         pa.OSFile(str(temporary), "wb") as sink,
         pa.ipc.new_file(sink, schema) as writer,
     ):
@@ -103,6 +112,7 @@ def prepare(run: RunDirectory, wanted: Wanted, text: Text, folder: Path) -> Data
             writer.write_batch(batch)
     if not record.rows:
         raise no_rows(wanted, record.excluded)
+    record.sha256 = file_digest(folder / ROWS)
     write_json(folder / "data.json", asdict(record))
     return record
 
@@ -113,11 +123,19 @@ def read_record(folder: Path) -> DataRecord | None:
     return DataRecord(**read_json(path)) if path.is_file() else None
 
 
+def _whole(folder: Path, record: DataRecord) -> bool:
+    path = folder / ROWS
+    return path.is_file() and file_digest(path) == record.sha256
+
+
 class StageRows:
-    """Prepared rows, memory-mapped: a row costs memory only while it is in a batch."""
+    """Prepared rows, memory-mapped: a row costs memory only while it is in a batch.
+
+    The processes of a launch map the same file, whose pages the machine holds once.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._file = pa.ipc.open_file(pa.memory_map(str(folder / "rows.arrow")))
+        self._file = pa.ipc.open_file(pa.memory_map(str(folder / ROWS)))
         batches = [self._file.get_batch(i) for i in range(self._file.num_record_batches)]
         self._batches = [
             {name: _views(batch.column(name)) for name in batch.schema.names if name != "sample_id"}
@@ -131,7 +149,11 @@ class StageRows:
         return int(self._starts[-1])
 
     def row(self, index: int) -> dict[str, npt.NDArray[Any]]:
-        """One row's columns as arrays over the mapped file: lists [n], `k` [1]."""
+        """One row's columns as arrays over the mapped file: lists [n], `draws` [1].
+
+        Of distributions `widths` holds the entries of each position, which `topk_ids`,
+        `topk_logprobs` and, of draws, `counts` hold one after another.
+        """
         at = int(np.searchsorted(self._starts, index, side="right")) - 1
         inner = index - int(self._starts[at])
         return {
@@ -166,6 +188,7 @@ def _batches(
                 columns["prompt_ids"] = _prompts(batch, prompter)
             if wanted.distributions:
                 _check_aligned(batch, columns["target_ids"], wanted)
+                _check_one_kind(batch, wanted, record)
             arrays = [columns[f.name].cast(f.type) for f in schema]
             whole = pa.RecordBatch.from_arrays(arrays, schema=schema)
             yield _fitting(whole, text, wanted, record)
@@ -202,6 +225,17 @@ def _check_aligned(batch: pa.RecordBatch, targets: pa.Array, wanted: Wanted) -> 
     index = next(i for i, (a, b) in enumerate(pairs) if a != b)
     remedy = f"{named(batch, index)} has distributions of other tokens than its target's"
     raise RunError(wanted.place, None, f"{remedy}: generate again")
+
+
+def _check_one_kind(batch: pa.RecordBatch, wanted: Wanted, record: DataRecord) -> None:
+    """Draws and the most probable tokens are not the same term of a loss."""
+    drawn = pc.greater(batch.column("draws"), 0)
+    if record.drawn is None:
+        record.drawn = drawn[0].as_py()
+    index = pc.index(drawn, not record.drawn).as_py()
+    if index >= 0:
+        remedy = "mixes distributions that were sampled and that were not: train on them in stages"
+        raise RunError(wanted.place, None, f"{named(batch, index)} {remedy}")
 
 
 def _fitting(

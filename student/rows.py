@@ -60,22 +60,46 @@ FROM chosen c LEFT JOIN samples s ON s.sample_id = c.sample_id
 {join}
 ORDER BY {order}
 """
+# Where every position holds k entries the view has k alone; widths say it of both kinds.
 DISTRIBUTIONS = """,
-    l.k, l.token_ids AS told_ids, l.topk_ids, l.topk_logprobs, l.tail_logprob
+    l.token_ids AS told_ids,
+    COALESCE(l.widths, list_transform(l.token_ids, lambda token: l.k)) AS widths,
+    l.topk_ids, l.topk_logprobs, l.tail_logprob, l.counts, COALESCE(l.draws, 0) AS draws
 """
 DISTRIBUTIONS_JOIN = """
-LEFT JOIN logits l ON l.sample_id = c.sample_id AND l.origin = '{origin}' AND {on_rank}
+LEFT JOIN (
+    SELECT *, COALESCE(list_sum(widths), n_tokens * k) AS entries FROM logits
+) l ON l.sample_id = c.sample_id AND l.origin = '{origin}' AND {on_rank}
 """
+# NULL where a number should be is a fault too, hence IS DISTINCT FROM.
 DISTRIBUTION_FAULTS = """
     WHEN l.sample_id IS NULL
-        THEN 'has no stored distributions: generate or score them, or train without forward_kl'
-    WHEN l.k IS NULL THEN 'has ragged distributions, which forward_kl does not read'
-    WHEN l.n_tokens <> len(l.token_ids) OR len(l.topk_ids) <> l.n_tokens * l.k
-        OR len(l.topk_logprobs) <> l.n_tokens * l.k OR len(l.tail_logprob) <> l.n_tokens
-        THEN 'does not have k entries and a tail for each of its tokens: generate again'
+        THEN 'has no stored distributions: generate or score them, or train on ce alone'
+    WHEN list_count(l.token_ids) IS DISTINCT FROM l.n_tokens
+        OR list_count(l.tail_logprob) IS DISTINCT FROM l.n_tokens
+        OR list_count(l.widths) <> l.n_tokens OR list_min(l.widths) < 0
+        OR list_count(l.topk_ids) IS DISTINCT FROM l.entries
+        OR list_count(l.topk_logprobs) IS DISTINCT FROM l.entries
+        THEN 'does not hold as many entries as its k or widths say, and a tail, for each of its '
+            || 'tokens: generate again'
+    WHEN l.draws IS NOT NULL AND (
+        list_count(l.counts) IS DISTINCT FROM l.entries OR list_min(l.counts || l.widths) < 1
+        OR list_sum(l.counts) <> l.n_tokens * l.draws
+    )
+        THEN 'does not count ' || l.draws || ' draws for each of its tokens: generate again'
+    WHEN NOT GREATEST(list_max(l.topk_logprobs), list_max(l.tail_logprob)) < {slack}
+        THEN 'has a log-probability of '
+            || GREATEST(list_max(l.topk_logprobs), list_max(l.tail_logprob)) || ': generate again'
     WHEN list_max(l.topk_ids) >= {vocabulary} OR list_min(l.topk_ids) < 0
-        THEN 'has token ids outside the student''s vocabulary of {vocabulary}'
+        THEN 'has the token id '
+            || CASE WHEN list_min(l.topk_ids) < 0
+                THEN list_min(l.topk_ids) ELSE list_max(l.topk_ids) END
+            || ', outside the student''s vocabulary of {vocabulary}: give it the teacher''s '
+            || 'vocab_size, or train on ce alone'
 """
+SLACK = (
+    0.01  # a log-probability above 0 by more than rounding is none; neither is NaN, the greatest
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +216,7 @@ def _joined(data: str, columns: set[str], wanted: Wanted) -> str:
         token_ids="c.token_ids" if "token_ids" in columns else "NULL::INTEGER[]",
         columns=DISTRIBUTIONS if wanted.distributions else "",
         join=join if wanted.distributions else "",
-        faults=DISTRIBUTION_FAULTS.format(vocabulary=wanted.vocabulary)
+        faults=DISTRIBUTION_FAULTS.format(vocabulary=wanted.vocabulary, slack=SLACK)
         if wanted.distributions
         else "",
     )

@@ -30,10 +30,12 @@ class Rows:
         return {
             "prompt_ids": np.array(prompt, np.int32),
             "target_ids": np.array(target, np.int32),
-            "k": np.array([k], np.int32),
+            "widths": np.full(n, k, np.int32),
             "topk_ids": np.arange(n * k, dtype=np.int32),
             "topk_logprobs": -np.arange(n * k, dtype=np.float32),
             "tail_logprob": np.full(n, -3.0, np.float32),
+            "counts": np.empty(0, np.int32),
+            "draws": np.array([0], np.int32),
         }
 
 

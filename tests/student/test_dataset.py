@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from factory.errors import DamagedFile, QueryError, RunError
 from factory.files import write_json
@@ -17,10 +20,21 @@ from factory.manifest import Prompt, Stage, TrainTokenizer
 from factory.records import RunDirectory
 from factory.shards import record_file
 from factory.tokenizing import encode_targets, load_tokenizer, tokenizer_fingerprint
+from student.batches import Layout, collate
 from student.dataset import DataRecord, StageRows, Text, prepare
+from student.objectives import Weights, per_token
 from student.rows import Wanted
 from student.tokenizers import train_tokenizer
-from tests.student.tiny import TEMPLATE, K, pairs, save_teacher, student_run
+from tests.student.tiny import (
+    SAMPLED,
+    TEMPLATE,
+    TOP_K,
+    TOP_P,
+    K,
+    pairs,
+    save_teacher,
+    student_run,
+)
 
 STUDENT = {"init": {"from_teacher": {"layers": 1}}}
 KD = {"ce": 0.5, "forward_kl": 0.5}
@@ -33,9 +47,25 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_teacher(tmp_path_factory.mktemp("dataset") / "teacher")
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> dict[str, RunDirectory]:
+    """A run of each capture, made once."""
+    root = tmp_path_factory.mktemp("kept")
+    return {
+        capture["capture"]: student_run(root / capture["capture"], teacher, STUDENT, capture)
+        for capture in (TOP_K, TOP_P, SAMPLED)
+    }
+
+
 @pytest.fixture
-def run(tmp_path: Path, teacher: Path) -> RunDirectory:
-    return student_run(tmp_path / "run", teacher, STUDENT)
+def captured(tmp_path: Path, kept: dict[str, RunDirectory]) -> Callable[[str], RunDirectory]:
+    """A run of a capture, for a test of its own."""
+    return lambda name: RunDirectory(shutil.copytree(kept[name].root, tmp_path / "run"))
+
+
+@pytest.fixture
+def run(captured: Callable[[str], RunDirectory]) -> RunDirectory:
+    return captured("top_k")
 
 
 def same(teacher: Path, context: int | None = 64) -> Text:
@@ -95,15 +125,79 @@ def test_stored_ids_are_trained_on_verbatim(run: RunDirectory, teacher: Path):
     assert record.prompt_tokens == sum(rows.prompt_lengths)
 
 
-def test_distributions_come_along(run: RunDirectory, teacher: Path):
-    _, rows = made(run, same(teacher), "pseudolabels", KD)
+@pytest.mark.parametrize("capture", ["top_k", "top_p", "sampled"])
+def test_distributions_come_along(captured: Any, teacher: Path, capture: str):
+    run = captured(capture)
+    record, rows = made(run, same(teacher), "pseudolabels", KD)
     stored = pq.read_table(run.path("logits", "00000.parquet")).to_pylist()
+    assert record.drawn == (capture == "sampled")
     for i in (0, 39):
-        row = rows.row(i)
-        assert row["k"].tolist() == [K]
-        assert row["topk_ids"].tolist() == stored[i]["topk_ids"]
-        assert row["topk_logprobs"].tolist() == stored[i]["topk_logprobs"]
-        assert row["tail_logprob"].tolist() == stored[i]["tail_logprob"]
+        row = {name: values.tolist() for name, values in rows.row(i).items()}
+        assert row["widths"] == (stored[i]["widths"] or [K] * stored[i]["n_tokens"])
+        assert row["draws"] == [stored[i]["draws"] or 0]
+        for name in ("topk_ids", "topk_logprobs", "tail_logprob", "counts"):
+            assert row[name] == (stored[i][name] or [])
+
+
+@pytest.mark.parametrize("capture", ["top_k", "top_p", "sampled"])
+def test_a_batch_is_as_wide_as_its_widest_position(captured: Any, teacher: Path, capture: str):
+    run = captured(capture)
+    _, rows = made(run, same(teacher), "pseudolabels", KD)
+    batch = collate(rows, [3, 0, 39], Layout(0), teacher=True)
+    parts = [rows.row(i) for i in (3, 0, 39)]
+    widths = np.concatenate([part["widths"] for part in parts])
+    ids = np.split(np.concatenate([part["topk_ids"] for part in parts]), np.cumsum(widths)[:-1])
+    mass = batch.teacher[1].exp() if capture != "sampled" else batch.teacher[1]
+    assert batch.teacher.ids.shape == mass.shape == (len(batch.targets), widths.max())
+    for got, weights, wanted in zip(batch.teacher.ids, mass, ids, strict=True):
+        assert got[: len(wanted)].tolist() == wanted.tolist()
+        assert (weights[: len(wanted)] > 0).all()
+        assert (weights[len(wanted) :] == 0).all()
+    whole = mass.sum(-1)
+    if capture != "sampled":
+        whole += batch.teacher.tail_logprob.exp()
+    assert whole.tolist() == pytest.approx([1.0] * len(whole), abs=1e-5)
+
+
+@pytest.mark.parametrize("k", [1, None])
+def test_one_entry_and_the_whole_vocabulary_are_captures_too(
+    tmp_path: Path, teacher: Path, k: int | None
+):
+    k = k or len(load_tokenizer(str(teacher)))
+    run = student_run(tmp_path / "run", teacher, STUDENT, {"capture": "top_k", "k": k})
+    _, rows = made(run, same(teacher), "pseudolabels", KD)
+    batch = collate(rows, [0, 1], Layout(0), teacher=True)
+    assert batch.teacher.ids.shape == (len(batch.targets), k)
+    logits = torch.randn(len(batch.targets), 320, requires_grad=True)
+    weights = Weights({"forward_kl": 1.0})
+    values = per_token(logits, batch.targets, batch.teacher, batch.mask, weights)["forward_kl"]
+    values.sum().backward()
+    assert values.isfinite().all()
+    assert logits.grad.isfinite().all()
+
+
+def test_rows_may_differ_in_k(run: RunDirectory, teacher: Path):
+    def narrow(rows: list[dict[str, Any]]) -> None:
+        for row in rows[::2]:
+            keep = [i for i in range(row["n_tokens"] * K) if i % K < 3]
+            row["k"] = 3
+            for name in ("topk_ids", "topk_logprobs"):
+                row[name] = [row[name][i] for i in keep]
+
+    change(run, "logits", narrow)
+    _, rows = made(run, same(teacher), "pseudolabels", KD)
+    batch = collate(rows, [0, 1], Layout(0), teacher=True)
+    logits = torch.randn(len(batch.targets), 320)
+    weights = Weights({"forward_kl": 1.0})
+    parts = [collate(rows, [i], Layout(0), teacher=True) for i in (0, 1)]
+    assert [part.teacher.ids.shape[1] for part in parts] == [3, K]
+    cut = len(parts[0].targets)
+    together = per_token(logits, batch.targets, batch.teacher, batch.mask, weights)["forward_kl"]
+    alone = [
+        per_token(some, part.targets, part.teacher, part.mask, weights)["forward_kl"]
+        for some, part in zip((logits[:cut], logits[cut:]), parts, strict=True)
+    ]
+    torch.testing.assert_close(together, torch.cat(alone))
 
 
 def test_another_tokenizer_encodes_anew(run: RunDirectory):
@@ -162,59 +256,109 @@ def test_prepared_rows_stand_until_something_changes(run: RunDirectory, teacher:
     assert path.stat().st_mtime_ns > first
 
 
-def other_tokens(rows: list[dict[str, Any]]) -> None:
-    rows[3]["token_ids"][0] += 1
+def put(name: str, value: Any) -> Change:
+    """Row 3 of a table with another value in a column, or another first entry of its list."""
+
+    def edit(rows: list[dict[str, Any]]) -> None:
+        if isinstance(rows[3][name], list) and not isinstance(value, list) and value is not None:
+            rows[3][name][0] = value
+        else:
+            rows[3][name] = value
+
+    return edit
 
 
-def short_tail(rows: list[dict[str, Any]]) -> None:
-    rows[3]["tail_logprob"].pop()
-
-
-def short_top(rows: list[dict[str, Any]]) -> None:
-    rows[3]["topk_ids"].pop()
-
-
-def ragged(rows: list[dict[str, Any]]) -> None:
-    rows[3]["k"] = None
+def drop_last(name: str) -> Change:
+    """Row 3 of a table with one entry fewer in a list."""
+    return lambda rows: rows[3][name].pop()
 
 
 def missing(rows: list[dict[str, Any]]) -> None:
     del rows[3]
 
 
-def foreign(rows: list[dict[str, Any]]) -> None:
-    rows[3]["topk_ids"][0] = 320
-
-
-FAULTS: list[tuple[Change, str]] = [
-    (other_tokens, "sample s03 rank 0 has distributions of other tokens than its target's"),
-    (short_tail, "sample s03 rank 0 does not have k entries and a tail"),
-    (short_top, "sample s03 rank 0 does not have k entries and a tail"),
-    (ragged, "sample s03 rank 0 has ragged distributions"),
-    (missing, "sample s03 rank 0 has no stored distributions"),
-    (foreign, "sample s03 rank 0 has token ids outside the student's vocabulary of 320"),
+ENTRIES = "sample s03 rank 0 does not hold as many entries as its k or widths say, and a tail"
+OUTSIDE = "outside the student's vocabulary of 320: give it the teacher's vocab_size, or train on"
+COUNTS = "sample s03 rank 0 does not count 20 draws for each of its tokens"
+FAULTS: list[tuple[str, Change, str]] = [
+    (
+        "top_k",
+        put("token_ids", 319),
+        "s03 rank 0 has distributions of other tokens than its target's",
+    ),
+    ("top_k", drop_last("token_ids"), ENTRIES),
+    ("top_k", drop_last("tail_logprob"), ENTRIES),
+    ("top_k", drop_last("topk_ids"), ENTRIES),
+    ("top_k", drop_last("topk_logprobs"), ENTRIES),
+    ("top_k", put("topk_logprobs", None), ENTRIES),
+    ("top_k", put("k", None), ENTRIES),
+    ("top_k", put("k", K - 1), ENTRIES),
+    ("top_k", put("topk_logprobs", float("nan")), "s03 rank 0 has a log-probability of nan"),
+    ("top_k", put("tail_logprob", 0.5), "sample s03 rank 0 has a log-probability of 0.5"),
+    ("top_k", missing, "sample s03 rank 0 has no stored distributions"),
+    ("top_k", put("topk_ids", 320), f"sample s03 rank 0 has the token id 320, {OUTSIDE}"),
+    ("top_k", put("topk_ids", -1), f"sample s03 rank 0 has the token id -1, {OUTSIDE}"),
+    ("top_p", drop_last("widths"), ENTRIES),
+    ("top_p", put("widths", 99), ENTRIES),
+    ("top_p", put("widths", -1), ENTRIES),
+    ("top_p", drop_last("topk_ids"), ENTRIES),
+    ("sampled", drop_last("counts"), COUNTS),
+    ("sampled", put("counts", 99), COUNTS),
+    ("sampled", put("counts", None), COUNTS),
+    ("sampled", put("draws", None), "sample s03 rank 0 mixes distributions that were sampled"),
 ]
 
 
-@pytest.mark.parametrize(("edit", "message"), FAULTS)
+@pytest.mark.parametrize(("capture", "edit", "message"), FAULTS)
 def test_distributions_that_do_not_fit_are_refused(
-    run: RunDirectory, teacher: Path, edit: Change, message: str
+    captured: Any, teacher: Path, capture: str, edit: Change, message: str
 ):
+    run = captured(capture)
     change(run, "logits", edit)
     with pytest.raises(RunError) as caught:
         made(run, same(teacher), "pseudolabels", KD)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not run.path("student", "s", "data", "data.json").exists()
-    made(run, same(teacher), "pseudolabels", CE)
+
+
+def test_what_is_refused_for_its_distributions_trains_on_text(run: RunDirectory, teacher: Path):
+    change(run, "logits", missing)
+    record, _ = made(run, same(teacher), "pseudolabels", CE)
+    assert (record.rows, record.drawn) == (40, None)
 
 
 def test_a_file_that_does_not_match_its_checksum_is_refused(run: RunDirectory, teacher: Path):
     path = run.path("logits", "00000.parquet")
     stored = pq.read_table(path)
     pq.write_table(stored, path, compression="none")
-    with pytest.raises(DamagedFile, match="SHA-256"):
+    with pytest.raises(DamagedFile, match=r"logits/00000\.parquet: does not match its SHA-256"):
         made(run, same(teacher), "pseudolabels", KD)
+
+
+def test_prepared_rows_that_are_not_whole_are_prepared_again(run: RunDirectory, teacher: Path):
+    folder = run.path("student", "s", "data")
+    made(run, same(teacher), "pseudolabels", KD)
+    whole = (folder / "rows.arrow").read_bytes()
+    (folder / "rows.arrow").write_bytes(whole[:-100] + bytes(100))
+    made(run, same(teacher), "pseudolabels", KD)
+    assert (folder / "rows.arrow").read_bytes() == whole
+
+
+@pytest.mark.parametrize(("head", "fits"), [(321, True), (1000, True), (320, True), (319, False)])
+def test_a_head_need_only_cover_the_stored_ids(
+    run: RunDirectory, teacher: Path, head: int, fits: bool
+):
+    """Teacher and student share a tokenizer of 320; either may pad its head with unused rows."""
+    change(run, "logits", put("topk_ids", 319))
+    stage = Stage.model_validate({"name": "s", "data": "pseudolabels", "objective": KD})
+    asked = Wanted(stage, True, head)
+    folder = run.path("student", "s", "data")
+    if fits:
+        assert prepare(run, asked, same(teacher), folder).rows == 40
+        return
+    with pytest.raises(RunError, match=f"has the token id 319, outside .* of {head}: give it"):
+        prepare(run, asked, same(teacher), folder)
 
 
 SELECTIONS = [
@@ -244,7 +388,7 @@ def test_selections_that_cannot_be_trained_on(
 
 
 def test_distributions_of_another_tokenizer_are_refused(run: RunDirectory):
-    with pytest.raises(RunError, match=r"forward_kl.*needs the teacher's tokenizer"):
+    with pytest.raises(RunError, match=r"forward_kl.*needs the teacher's tokenizer.*use ce alone"):
         made(run, other(), "pseudolabels", KD)
 
 

@@ -25,6 +25,9 @@ WHO = {"dog": "chien", "cat": "chat", "bird": "oiseau", "man": "homme"}
 DOES = {"sees": "voit", "eats": "mange", "hears": "entend"}
 TEMPLATE = "<s>{source}<sep>"
 K = 8
+TOP_K = {"capture": "top_k", "k": K}
+TOP_P = {"capture": "top_p", "p": 0.9, "k": 24}
+SAMPLED = {"capture": "sampled", "draws": 20}
 
 
 def pairs() -> list[tuple[str, str]]:
@@ -60,14 +63,18 @@ def save_teacher(folder: Path, layers: int = 3) -> Path:
 
 
 def student_run(
-    root: Path, teacher: Path, student: dict[str, Any], **sections: Any
+    root: Path,
+    teacher: Path,
+    student: dict[str, Any],
+    capture: dict[str, Any] = TOP_K,
+    **sections: Any,
 ) -> RunDirectory:
     """A judged run over `pairs()`: 40 train, 4 validation, 4 test; every second gold is visible."""
     run = make_run(
         root,
         teacher={"model": str(teacher), "engine": "transformers"},
         prompt={"template": TEMPLATE},
-        logits={"capture": "top_k", "k": K},
+        logits=capture,
         generate={"max_new_tokens": 12},
         student=student,
         data={name: {"path": "/nowhere/rows.tsv"} for name in ("train", "validation", "test")},
@@ -103,7 +110,7 @@ def student_run(
         }
         for i in range(40)
     ]
-    add_shard(run, 0, candidates, distributions(teacher, encoded[1][:40], targets[:40]))
+    add_shard(run, 0, candidates, distributions(teacher, encoded[1][:40], targets[:40], capture))
     finish_generate(run)
     run.note(
         teacher={"model": str(teacher), "fingerprint": "teacher-print"},
@@ -119,29 +126,62 @@ def student_run(
 
 
 def distributions(
-    teacher: Path, prompts: list[list[int]], targets: list[list[int]]
+    teacher: Path,
+    prompts: list[list[int]],
+    targets: list[list[int]],
+    capture: dict[str, Any] = TOP_K,
 ) -> list[dict[str, Any]]:
-    """The teacher's own top K over each target, as the factory stores them."""
+    """The teacher's own distributions over each target, as the view `logits` has them."""
     model = LlamaForCausalLM.from_pretrained(teacher).eval()
+    torch.manual_seed(5)
     rows = []
     for i, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
         with torch.inference_mode():
             logits = model(torch.tensor([prompt + target])).logits[0, len(prompt) - 1 : -1]
         logprobs = logits.log_softmax(-1)
-        top = logprobs.topk(K)
         rows.append(
             {
                 "sample_id": f"s{i:02d}",
                 "n_tokens": len(target),
-                "k": K,
                 "token_ids": target,
                 "token_logprobs": logprobs.gather(-1, torch.tensor(target)[:, None])[:, 0].tolist(),
-                "topk_ids": top.indices.flatten().tolist(),
-                "topk_logprobs": top.values.flatten().tolist(),
-                "tail_logprob": (1 - top.values.exp().sum(-1)).log().tolist(),
+                **stored_of(logprobs, capture),
             }
         )
     return rows
+
+
+def stored_of(logprobs: torch.Tensor, capture: dict[str, Any]) -> dict[str, Any]:
+    """What a capture keeps of float [n, vocabulary] log-probabilities: columns of `logits`."""
+    columns: dict[str, Any] = {}
+    if capture["capture"] == "sampled":
+        draws = torch.multinomial(logprobs.exp(), capture["draws"], replacement=True)
+        counts = torch.zeros_like(logprobs).scatter_add_(-1, draws, torch.ones_like(draws).float())
+        kept = counts > 0
+    else:
+        order = logprobs.argsort(-1, descending=True)
+        before = logprobs.exp().gather(-1, order).cumsum(-1) - logprobs.exp().gather(-1, order)
+        wide = torch.arange(logprobs.shape[-1]) < capture["k"]
+        kept = (wide & (before < capture.get("p", 2.0))).gather(-1, order.argsort(-1))
+    tail = logprobs.masked_fill(kept, -torch.inf).logsumexp(-1)
+    pairs = [
+        sorted(zip(lp[k].tolist(), k.nonzero()[:, 0].tolist(), strict=True), reverse=True)
+        for lp, k in zip(logprobs, kept, strict=True)
+    ]
+    columns |= {
+        "topk_ids": [token for row in pairs for _, token in row],
+        "topk_logprobs": [value for row in pairs for value, _ in row],
+        "tail_logprob": tail.tolist(),
+    }
+    if capture["capture"] == "top_k":
+        return columns | {"k": capture["k"]}
+    columns["widths"] = [len(row) for row in pairs]
+    if capture["capture"] == "sampled":
+        columns["draws"] = capture["draws"]
+        columns["counts"] = [
+            int(counts[i, token]) for i, row in enumerate(pairs) for _, token in row
+        ]
+    return columns
 
 
 def start_prepare(run: RunDirectory) -> subprocess.CompletedProcess[str]:

@@ -38,10 +38,12 @@ def write_card(run: RunDirectory, key: str) -> None:
     run.finish("card", key, time.monotonic() - began)
 
 
-def render(run: RunDirectory) -> str:
-    """The card as Markdown with YAML front matter. Every figure in it is SQL over the views."""
-    template = _environment().get_template("template.md.j2")
-    return template.render(_facts(run))
+def render(run: RunDirectory, template: str = "template.md.j2", matter: Facts | None = None) -> str:
+    """The card as Markdown with YAML front matter. Every figure in it is SQL over the views.
+
+    `matter` is more for the front matter, such as where data files lie.
+    """
+    return _environment().get_template(template).render(_facts(run, matter or {}))
 
 
 def front_matter(manifest: Manifest, facts: Facts) -> Facts:
@@ -79,7 +81,7 @@ def small(value: float) -> str:
     return f"{value:.2g}"
 
 
-def _facts(run: RunDirectory) -> Facts:
+def _facts(run: RunDirectory, matter: Facts) -> Facts:
     manifest, record = run.manifest(), run.record()
     facts = digest_run(run)
     with connect(run) as connection:
@@ -88,7 +90,7 @@ def _facts(run: RunDirectory) -> Facts:
         }
     tree = manifest.model_dump(mode="json", exclude_unset=True)
     return facts | {
-        "front_matter": Markup(to_yaml(front_matter(manifest, facts))),  # noqa: S704 — our YAML
+        "front_matter": Markup(to_yaml(front_matter(manifest, facts) | matter)),  # noqa: S704 — our YAML
         "manifest": manifest,
         "manifest_yaml": Markup(to_yaml(_portable(tree))),  # noqa: S704 — stands in a code block
         "teacher_name": _short_path(manifest.teacher.model) if manifest.teacher else None,

@@ -15,7 +15,7 @@ import typer
 from factory.errors import SeqkdError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from factory.manifest import Manifest
     from factory.records import RunDirectory
@@ -184,6 +184,45 @@ def card(
     _one_step("card", target, settings, run_dir, as_json)
 
 
+@app.command("import")
+def import_(
+    target: Target,
+    file: Annotated[str, typer.Argument(help="JSONL, plain, .gz or .zst, or Parquet")],
+    settings: Settings = None,
+    run_dir: RunDir = None,
+    fresh: Fresh = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take candidates made elsewhere into a run, with their distributions where they have any.
+
+    Example: seqkd import manifest.yaml candidates.jsonl.gz
+    """
+    from factory.console import print_pairs
+    from factory.pipeline import import_candidates
+
+    manifest, root = _resolve(target, settings, run_dir)
+    figures = import_candidates(root, manifest, file, fresh=fresh, tell=_teller(as_json))
+    _report(figures, as_json, lambda: print_pairs(f"{root}: imported", figures))
+
+
+@app.command()
+def export(
+    directory: Run,
+    to: Annotated[str | None, typer.Option(help="jsonl, tsv, parquet or datasets")] = None,
+    output: Annotated[Path | None, typer.Option(help="a file; of datasets, a folder")] = None,
+    force: Annotated[bool, typer.Option(help="replace an export that stands there")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take the pseudolabels out: as a file, or as a folder that `datasets` loads.
+
+    Example: seqkd export runs/demo --output pseudolabels.jsonl.gz
+    """
+    from factory.exporting import export
+
+    done = export(_existing(directory), to, output, force)
+    _report(done, as_json, lambda: typer.echo(f"{done['rows']:,} pseudolabels: {done['output']}"))
+
+
 @app.command()
 def sql(
     directory: Run,
@@ -319,32 +358,23 @@ def _run_steps(
     from factory.pipeline import run_steps
     from factory.records import STEPS
 
-    def tell(step: str, outcome: str) -> None:
-        if not as_json:
-            typer.echo(f"{step}: {outcome}", err=True)
-
+    tell = _teller(as_json)
     return run_steps(root, manifest, wanted or STEPS, limit=limit, fresh=fresh, tell=tell)
+
+
+def _teller(as_json: bool) -> Callable[[str, str], None]:
+    return lambda step, outcome: None if as_json else typer.echo(f"{step}: {outcome}", err=True)
 
 
 def _print_run(
     run: RunDirectory, as_json: bool, estimate: dict[str, Any] | None = None, scores: bool = True
 ) -> None:
-    from factory.console import print_estimate, print_steps
+    from factory.console import print_run
 
     record = {"run": str(run.root), **run.record()}
     if estimate:
         record["estimate"] = estimate
-
-    def show() -> None:
-        from factory.viewing import digest_run, show_scores
-
-        print_steps(run)
-        if run.step("evaluate") and scores:
-            _print(show_scores(digest_run(run)["scores"]))
-        if estimate:
-            print_estimate(estimate)
-
-    _report(record, as_json, show)
+    _report(record, as_json, lambda: print_run(run, estimate, scores))
 
 
 def _report(facts: Any, as_json: bool, show: Any) -> None:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from factory.records import STEPS, RunDirectory
+from factory.viewing import digest_run, show_scores
 
 # The figures of a step that are worth a line, and what they are called.
 SHOWN = {
@@ -30,6 +31,15 @@ def print_pairs(title: str, facts: dict[str, Any]) -> None:
     for name, value in facts.items():
         table.add_row(name.replace("_", " "), _worded(value))
     Console().print(table)
+
+
+def print_run(run: RunDirectory, estimate: dict[str, Any] | None, scores: bool) -> None:
+    """Every step of a run, then its scores if they are wanted, then what a pilot extrapolates."""
+    print_steps(run)
+    if run.step("evaluate") and scores:
+        Console().print(show_scores(digest_run(run)["scores"]))
+    if estimate:
+        print_estimate(estimate)
 
 
 def print_steps(run: RunDirectory) -> None:

@@ -46,7 +46,7 @@ def generate(run: RunDirectory, key: str, lock: int) -> None:
     began = time.monotonic()
     rows = plan_generation(run)
     figures = sit(run, "factory.generate", FOLDER, key, lock, rows)
-    summary = _summary(run)
+    summary = totals(run)
     _require_one_that_fits(run, summary)
     run.finish("generate", key, time.monotonic() - began, **summary, **figures)
 
@@ -197,12 +197,12 @@ def _pending(run: RunDirectory) -> Iterator[duckdb.DuckDBPyRelation]:
         yield database.sql(sql)
 
 
-def _summary(run: RunDirectory) -> dict[str, Any]:
-    """Totals over all shards, those of earlier sittings included."""
+def totals(run: RunDirectory) -> dict[str, Any]:
+    """What all shards hold, those of earlier sittings and imported ones included."""
     shards = run.shard_records()
     checks = [Agreement.from_record(shard["check"]) for shard in shards if "check" in shard]
-    totals = {"shards": len(shards)} | {name: sum(s[name] for s in shards) for name in TOTALS}
-    return totals | ({"check": sum(checks, Agreement()).as_record()} if checks else {})
+    counts = {"shards": len(shards)} | {name: sum(s[name] for s in shards) for name in TOTALS}
+    return counts | ({"check": sum(checks, Agreement()).as_record()} if checks else {})
 
 
 def _require_one_that_fits(run: RunDirectory, summary: dict[str, Any]) -> None:

@@ -14,8 +14,10 @@ from factory.records import RunDirectory
 from factory.shards import check_file
 
 
-def take_over(run: RunDirectory, other: RunDirectory, key: str) -> None:
+def take_over(run: RunDirectory, other: RunDirectory, key: str, keys: frozenset[str]) -> None:
     """Link the shards of another run into this one, once each, their checksums checked.
+
+    The step is recorded under `key`; a shard's own must be among `keys`.
 
     Raises:
         RunError: the other run holds no candidates, or made them with other settings.
@@ -25,7 +27,7 @@ def take_over(run: RunDirectory, other: RunDirectory, key: str) -> None:
     shards = other.shard_records()
     if not shards:
         raise RunError(other.root, None, "holds no candidates: run seqkd generate there first")
-    if differing := next((shard for shard in shards if shard["key"] != key), None):
+    if differing := next((shard for shard in shards if shard["key"] not in keys), None):
         remedy = (
             f"made its candidates with other settings (key {differing['key']}, here {key}): "
             "give this manifest the same teacher, prompt, generate and logits"

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from factory import card, catalog, judge, steps
+from factory import card, catalog, importing, judge, steps
 from factory.errors import ManifestError, RunError, UserError
-from factory.generate import count_pending, generate
+from factory.generate import count_pending, generate, totals
 from factory.inheritance import take_over
 from factory.manifest import Manifest
 from factory.records import STEPS, RunDirectory
@@ -76,6 +77,53 @@ def run_steps(
     return run
 
 
+def import_candidates(
+    root: Path,
+    manifest: Manifest,
+    file: str,
+    *,
+    fresh: bool = False,
+    tell: Told = lambda *_: None,
+) -> dict[str, Any]:
+    """Take the candidates in a file into a run, its samples read first where need be.
+
+    The step `generate` then counts as done, for what is there: `run` decodes what has no candidate.
+
+    Returns:
+        what `importing.bring_in` says, and `without_candidate`: sources that still have none.
+
+    Raises:
+        UserError: the manifest or the file is at fault; a run begun by this call is gone again.
+    """
+    began = time.monotonic()
+    _require_importing(manifest)
+    run = RunDirectory(root)
+    plan = make_plan(manifest, run.record().get("limit", 0))
+    with _clean_start(run, "generate"), run.locked() as lock:
+        job = Job(run, plan, lock, fresh, tell)
+        _agree(job)
+        _do(job, "samples")
+        run.adopt(manifest)
+        figures = importing.bring_in(run, plan, file)
+        if not figures["standing"]:
+            done = time.monotonic() - began
+            run.finish("generate", steps.generate_key(plan), done, **totals(run))
+        catalog.refresh(run)
+    return figures | {"without_candidate": count_pending(run)}
+
+
+def _require_importing(manifest: Manifest) -> None:
+    if manifest.teacher is None:
+        remedy = (
+            "is missing: importing needs one, for its tokenizer; of an API's candidates, name the "
+            "model whose tokenizer the student has"
+        )
+        raise ManifestError("teacher", None, remedy)
+    if manifest.candidates_from:
+        remedy = "takes another run's candidates: remove it to import some"
+        raise ManifestError("candidates_from", manifest.candidates_from, remedy)
+
+
 def _do(job: Job, step: str) -> None:
     """Do a step, and keep how long it took with its processes' starts and all."""
     began = time.monotonic()
@@ -86,14 +134,14 @@ def _do(job: Job, step: str) -> None:
 
 
 @contextmanager
-def _clean_start(run: RunDirectory) -> Iterator[None]:
-    """Remove a run that did not get past its samples, unless it stood there before."""
+def _clean_start(run: RunDirectory, step: str = "samples") -> Iterator[None]:
+    """Remove a run that did not get past a step, unless it stood there before."""
     stood = run.root.exists()
     parent_stood = run.root.parent.exists()
     try:
         yield
     except UserError:
-        if not stood and not run.step("samples"):
+        if not stood and not run.step(step):
             shutil.rmtree(run.root, ignore_errors=True)
             if not parent_stood:
                 run.root.parent.rmdir()
@@ -105,7 +153,7 @@ def _agree(job: Job) -> None:
     shards = job.run.shard_records()
     if not shards or job.plan.teacher is None or job.manifest.candidates_from:
         return
-    stale = [shard for shard in shards if shard["key"] != steps.generate_key(job.plan)]
+    stale = [shard for shard in shards if shard["key"] not in steps.candidate_keys(job.plan)]
     if not stale:
         return
     if not job.fresh:
@@ -115,9 +163,10 @@ def _agree(job: Job) -> None:
             "--fresh throws them away, --run-dir DIR keeps them"
         )
         raise RunError(job.run.root, None, remedy)
-    # Records first: a file without a record is as good as gone.
-    for folder in ("shards", "scores", "candidates", "logits"):
-        shutil.rmtree(job.run.path(folder), ignore_errors=True)
+    for shard in stale:
+        job.run.drop("shards", shard)
+    for shard in job.run.score_records():
+        job.run.drop("scores", shard)
     job.run.forget(("generate", "score"))
 
 
@@ -164,7 +213,8 @@ def _keep_tokens(job: Job) -> None:
 def _generate(job: Job) -> str:
     key = steps.generate_key(job.plan)
     if job.manifest.candidates_from:
-        take_over(job.run, RunDirectory.existing(Path(job.manifest.candidates_from)), key)
+        other = RunDirectory.existing(Path(job.manifest.candidates_from))
+        take_over(job.run, other, key, steps.candidate_keys(job.plan))
         _require_all_taken(job, job.manifest.candidates_from)
         return TAKEN
     if job.run.step("generate").get("key") == key and count_pending(job.run) == 0:

@@ -115,6 +115,13 @@ class RunDirectory:
         """Records of the shards of scored targets that are done, in their order."""
         return [read_json(path) for path in sorted(self.path("scores").glob("[0-9]*.json"))]
 
+    def drop(self, folder: str, record: dict[str, Any]) -> None:
+        """Remove a shard of `shards` or `scores`: its record first, then the files it names."""
+        # A file without a record is as good as gone.
+        self.path(folder, f"{record['shard']:05d}.json").unlink()
+        for file in record["files"]:
+            self.path(file["path"]).unlink(missing_ok=True)
+
     def stage_records(self) -> list[dict[str, Any]]:
         """Records of the stages that are done, in manifest order."""
         student = self.manifest().student

@@ -255,10 +255,7 @@ def _forget_stale(run: RunDirectory, generated: str) -> None:
     for record in run.score_records():
         if record["key"] == generated and record.get("samples_key", samples) == samples:
             continue
-        # Record first: a file without a record is as good as gone.
-        run.path(FOLDER, f"{record['shard']:05d}.json").unlink()
-        for file in record["files"]:
-            run.path(file["path"]).unlink(missing_ok=True)
+        run.drop(FOLDER, record)
 
 
 def _summary(run: RunDirectory) -> dict[str, Any]:

@@ -87,6 +87,29 @@ def content_digest(file: str) -> str:
     return digest.hexdigest()
 
 
+def read_rows(file: str) -> Iterator[tuple[int, Parsed]]:
+    """Stream a file with columns: line by line its fields, or the reason why there are none.
+
+    Raises:
+        SourceError: the file is missing, or of an unknown kind.
+    """
+    return _reader(file)(file)
+
+
+def opened(file: str) -> IO[bytes]:
+    """The bytes of a file, unpacked where its ending says that it is packed.
+
+    Raises:
+        SourceError: it is missing, or cannot be opened.
+    """
+    stream = _opened(file)
+    # Arrow's decompression notices a file that was cut short, and reads every frame of it.
+    if kind := next((kind for ending, kind in COMPRESSION.items() if file.endswith(ending)), None):
+        return io.BufferedReader(pa.CompressedInputStream(stream, kind), 1 << 16)
+    unpacked: IO[bytes] = stream
+    return unpacked
+
+
 def as_json(value: Any) -> str:
     """JSON text of a value; numbers that JSON lacks become null, unknown kinds of value text."""
     text = json.dumps(value, ensure_ascii=False, default=str)
@@ -117,7 +140,7 @@ _END = "\0end of file\0"
 
 def _read_columns(split: Split, messages: str | None) -> Iterator[Row | Refusal]:
     file = str(split.path)
-    for line, parsed in _reader(file)(file):
+    for line, parsed in read_rows(file):
         if isinstance(parsed, str):
             yield Refusal(file, line, parsed)
         elif messages is None:
@@ -281,12 +304,8 @@ def _lines(file: str) -> Iterator[str]:
 
 
 def _opened_text(file: str) -> IO[str]:
-    """Arrow's decompression notices a file that was cut short, and reads every frame of it."""
-    stream = _opened(file)
-    if kind := next((kind for ending, kind in COMPRESSION.items() if file.endswith(ending)), None):
-        stream = io.BufferedReader(pa.CompressedInputStream(stream, kind), 1 << 16)
     # A byte order mark is no text; bytes that are not UTF-8 stay recognisable (PEP 383).
-    return io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="\n")
+    return io.TextIOWrapper(opened(file), "utf-8-sig", errors="surrogateescape", newline="\n")
 
 
 def _opened(file: str) -> Any:

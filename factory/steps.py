@@ -203,6 +203,16 @@ def generate_key(plan: Plan) -> str:
     )
 
 
+def import_key(plan: Plan) -> str:
+    """Key of an imported candidate: what its ids and its prompt's hang on, and no decoding."""
+    return digest(["imported", plan.tokenizer, _told(plan.manifest.prompt)])
+
+
+def candidate_keys(plan: Plan) -> frozenset[str]:
+    """Keys of the candidates that stand under this plan: decoded, or imported."""
+    return frozenset((generate_key(plan), import_key(plan)))
+
+
 def rules_key(manifest: Manifest) -> str:
     """Key of the judgement itself: rules with their parameters, selection, and the SQL of both."""
     folder = shipped("sql")

@@ -1,0 +1,18 @@
+-- The candidates to be with all that was told of them, shard by shard, in the order they are stored.
+SELECT
+    r.shard, r.place, r."row", r.sample_id, r.prompt_hash, r.rank, r.ordinal, r.score,
+    o.text, o.token_ids::INTEGER[] AS token_ids,
+    r.total AS told_sum, o.sum_logprob, o.mean_logprob, o.error,
+    CASE
+        WHEN o.error IS NOT NULL THEN 'error'
+        WHEN o.finish_reason IS NOT NULL THEN o.finish_reason
+        WHEN o.token_ids IS NULL OR list_contains($ends, o.token_ids[-1]) THEN 'stop'
+        ELSE 'length'
+    END AS finish_reason,
+    o.token_logprobs, o.topk_ids::INTEGER[] AS topk_ids, o.topk_logprobs, o.tail_logprob,
+    CASE WHEN o.topk_ids IS NOT NULL THEN
+        coalesce(o.topk_ids_widths, list_resize([]::INTEGER[], len(o.token_ids), o.k::INTEGER))
+    END AS widths
+FROM ranks AS r
+JOIN offered AS o ON o."row" = r."row"
+ORDER BY r.shard, r.place, r.rank

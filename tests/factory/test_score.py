@@ -18,6 +18,7 @@ from factory.records import RunDirectory
 from factory.status import status
 from factory.verify import verify
 from tests.factory.test_generate import rows
+from tests.factory.test_transformers_engine import load, plain_logprobs
 from tests.models import manifest_tree, pairs, write_manifest_file
 
 LOGITS = (
@@ -152,6 +153,48 @@ def test_targets_that_cannot_be_scored_are_one_line(manifest, tmp_path):
         scored(tmp_path / "d", manifest, "score.targets=[candidate]")
     with pytest.raises((ManifestError, Told), match=r"no gold may be seen"):
         scored(tmp_path / "e", manifest, "score.targets=[gold]", "data.train.gold_fraction=0")
+
+
+DRAWN = (
+    "SELECT sample_id, origin, rank, token_ids, k, widths, topk_ids, topk_logprobs, tail_logprob, "
+    "counts, draws, prompt FROM logits JOIN samples USING (sample_id) ORDER BY ALL"
+)
+
+
+def assert_drawn(teacher: Path, found: list[tuple], draws: int) -> None:
+    """Draws of each position, all told; their log-probabilities are those of a forward pass."""
+    tokenizer, model = AutoTokenizer.from_pretrained(teacher), load(teacher)
+    for _, _, _, ids, k, widths, drawn, logprobs, tail, counts, told, prompt in found:
+        assert (k, told, len(widths), len(tail)) == (None, draws, len(ids), len(ids))
+        starts = np.cumsum(widths) - widths
+        assert np.add.reduceat(counts, starts).tolist() == [draws] * len(ids)
+        prompt_ids = tokenizer(prompt, add_special_tokens=False).input_ids
+        plain = plain_logprobs(model, prompt_ids, ids).numpy()
+        expected = plain[np.repeat(np.arange(len(ids)), widths), drawn]
+        np.testing.assert_allclose(logprobs, expected, atol=1e-4)
+        rest = 1 - np.add.reduceat(np.exp(expected), starts)
+        np.testing.assert_allclose(np.exp(tail), rest, atol=1e-5)
+
+
+def test_draws_of_given_targets(manifest, tiny_llama, tmp_path):
+    sampled = "logits={capture: sampled, draws: 9, precision: exact}"
+    run = scored(tmp_path / "run", manifest, sampled, "score.targets=[gold, other]")
+    found = rows(run.root, DRAWN)
+    assert_drawn(tiny_llama, found, 9)
+    origins = [row[1] for row in found]
+    assert (origins.count("gold"), origins.count("other")) == (6, 11)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("ctranslate2"), reason="no ctranslate2")
+def test_draws_of_candidates_whose_engine_sees_no_distribution(tiny_t5, tmp_path):
+    manifest = manifest_of(tmp_path, tiny_t5)
+    sampled = ("teacher.engine=ctranslate2", "logits={capture: sampled, draws: 9}")
+    loaded = load_manifest(manifest, (*sampled, "logits.precision=exact"))
+    run = run_steps(tmp_path / "run", loaded, ("generate", "score"))
+    found = rows(run.root, DRAWN)
+    assert [row[1] for row in found] == ["candidate"] * 12
+    assert_drawn(tiny_t5, found, 9)
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("ctranslate2"), reason="no ctranslate2")

@@ -11,7 +11,6 @@ import pyarrow.compute as pc
 
 from factory.schemas import LOGITS, STORED_LOGITS
 
-CODES = STORED_LOGITS.field("topk_codes")
 UNIT = 2048
 LAST = 65535
 # The least code of a power of two is 2^-11; below the mean of that and 2 / UNIT, one is nearer.
@@ -32,11 +31,13 @@ def stored(table: pa.Table, precision: str) -> pa.Table:
     `exact` keeps float32. `half` rounds to the float16 grid: a relative error of at most 2^-11, so
     at most 4.9e-4 nats for a token of probability above 1/e, 3.9e-3 nats at -8.
 
-    `compact` puts `topk_codes` in the place of `topk_logprobs`, see `encoded`, and the realised
-    tokens on the float16 grid. Entries of a position that have one code are told apart by nothing
-    any more; they stand in the order of their ids, which takes less room.
+    `compact` puts codes, see `encoded`, in the place of `topk_logprobs`: each once where several
+    entries of a position have it, with their number in `topk_runs`. Such entries are told apart by
+    nothing any more; they stand in the order of their ids, which takes less room. The realised
+    tokens are on the float16 grid.
     """
-    table = table.append_column(CODES, pa.nulls(len(table), CODES.type))
+    for field in list(STORED_LOGITS)[len(LOGITS) :]:
+        table = table.append_column(field, pa.nulls(len(table), field.type))
     if precision == "compact":
         table = _coded(table)
     elif precision == "half":
@@ -51,10 +52,13 @@ def restored(table: pa.Table) -> pa.Table:
 
     The view `logits` does the same in SQL, to the last bit.
     """
-    codes, told = _lists(table, CODES.name), _lists(table, "topk_logprobs")
-    values = _like(codes, decoded(codes.flatten().to_numpy()))
-    both = pc.coalesce(told, values)
-    return _put(table, "topk_logprobs", both).select(LOGITS.names)
+    told, ids = _lists(table, "topk_logprobs"), _lists(table, "topk_ids")
+    codes, runs = (_lists(table, name).flatten().to_numpy() for name in ("topk_codes", "topk_runs"))
+    coded = told.is_null().to_numpy(False)
+    values = np.empty(len(ids.flatten()), np.float32)
+    place = np.repeat(coded, _lengths(ids))
+    values[place], values[~place] = np.repeat(decoded(codes), runs), told.flatten().to_numpy()
+    return _put(table, "topk_logprobs", _like(ids, values)).select(LOGITS.names)
 
 
 def encoded(logprobs: Floats) -> Codes:
@@ -90,23 +94,25 @@ _TABLE = _table()
 
 
 def _coded(table: pa.Table) -> pa.Table:
-    logprobs, ids = _lists(table, "topk_logprobs"), _lists(table, "topk_ids")
-    codes = encoded(logprobs.flatten().to_numpy())
-    order = _order(_positions(table), codes, ids.flatten().to_numpy())
-    counts = _lists(table, "counts")
-    counted = np.repeat(counts.is_valid().to_numpy(False), _lengths(ids))
-    table = _put(table, "topk_ids", _like(ids, ids.flatten().to_numpy()[order]))
+    ids, counts = _lists(table, "topk_ids"), _lists(table, "counts")
+    codes = encoded(_lists(table, "topk_logprobs").flatten().to_numpy())
+    starts = (np.diff(_positions(table), prepend=-1) != 0) | (np.diff(codes, prepend=LAST) != 0)
+    order = np.argsort(np.cumsum(starts) << 32 | ids.flatten().to_numpy())
     # An order that stays within rows leaves what is counted where it is.
+    counted = np.repeat(counts.is_valid().to_numpy(False), _lengths(ids))
     places = (np.cumsum(counted) - 1)[order][counted]
-    table = _put(table, "counts", _like(counts, counts.flatten().to_numpy()[places]))
-    table = _put(table, CODES.name, _like(logprobs, codes))
-    return _put(table, "topk_logprobs", pa.nulls(len(table), logprobs.type))
-
-
-def _order(positions: npt.NDArray[np.int64], codes: Codes, ids: Ints) -> npt.NDArray[np.intp]:
-    """What sorts ids within runs of one position and code, and moves nothing else."""
-    starts = (np.diff(positions, prepend=-1) != 0) | (np.diff(codes, prepend=LAST) != 0)
-    return np.argsort(np.cumsum(starts) << 32 | ids)
+    first = np.flatnonzero(starts)
+    cuts = np.searchsorted(first, np.cumsum([0, *_lengths(ids)]))
+    columns = {
+        "topk_ids": _like(ids, ids.flatten().to_numpy()[order]),
+        "counts": _like(counts, counts.flatten().to_numpy()[places]),
+        "topk_codes": _cut(codes[first], cuts),
+        "topk_runs": _cut(np.diff(first, append=len(codes)).astype(np.uint32), cuts),
+        "topk_logprobs": pa.nulls(len(table), pa.list_(pa.float32())),
+    }
+    for name, column in columns.items():
+        table = _put(table, name, column)
+    return table
 
 
 def _positions(table: pa.Table) -> npt.NDArray[np.int64]:
@@ -135,8 +141,13 @@ def _lengths(lists: pa.ListArray) -> npt.NDArray[np.int32]:
 
 def _like(lists: pa.ListArray, values: npt.NDArray[Any]) -> pa.ListArray:
     """Other values in lists of the same lengths, NULL in the same places."""
-    offsets = pa.array(np.concatenate([[0], np.cumsum(_lengths(lists))]), pa.int32())
-    return pa.ListArray.from_arrays(offsets, pa.array(values), mask=lists.is_null())
+    return _cut(values, np.cumsum([0, *_lengths(lists)]), lists.is_null())
+
+
+def _cut(
+    values: npt.NDArray[Any], cuts: npt.NDArray[np.int64], nulls: pa.BooleanArray | None = None
+) -> pa.ListArray:
+    return pa.ListArray.from_arrays(pa.array(cuts, pa.int32()), pa.array(values), mask=nulls)
 
 
 def _put(table: pa.Table, name: str, column: pa.Array) -> pa.Table:

@@ -69,8 +69,10 @@ LOGITS = pa.schema(
     ]
 )
 
-# Which of the two columns holds the log-probabilities is a matter of `factory.precision`.
-STORED_LOGITS = LOGITS.append(pa.field("topk_codes", pa.list_(pa.uint16())))
+# Log-probabilities stand in `topk_logprobs`, or as codes in runs: see `factory.precision`.
+STORED_LOGITS = pa.schema(
+    [*LOGITS, ("topk_codes", pa.list_(pa.uint16())), ("topk_runs", pa.list_(pa.uint32()))]
+)
 
 TRAIN_LOG = pa.schema(
     [

@@ -18,7 +18,14 @@ from factory.records import FileRecord, RunDirectory
 SIGNATURE = b"seqkd.signature"
 ROW_GROUP = 4096
 # What is split by byte compresses best so, the more the longer its pages are: docs/decisions.md.
-SPLIT_BY_BYTE = ("topk_ids", "topk_logprobs", "topk_codes", "token_logprobs", "tail_logprob")
+SPLIT_BY_BYTE = (
+    "topk_ids",
+    "topk_logprobs",
+    "topk_codes",
+    "topk_runs",
+    "token_logprobs",
+    "tail_logprob",
+)
 PAGE_BYTES = 1 << 24
 
 

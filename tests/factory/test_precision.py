@@ -179,9 +179,11 @@ def test_code_of(logprob: float, code: int, back: float) -> None:
 def test_entries_of_one_code_stand_by_id_and_no_others_move() -> None:
     """Ranks 0 and 1 differ by less than a step, but stand in different positions' runs."""
     made = row([([9, 3, 8, 1], [-0.5, -8.0, -8.1, -8.2]), ([2, 1, 7, 6], [-8.0, -8.0, -9.0, -20])])
-    back = stored(pa.Table.from_pylist([made, made], schema=LOGITS), "compact")
-    assert back["topk_ids"].to_pylist() == [[9, 1, 3, 8, 1, 2, 7, 6]] * 2
-    assert back["topk_logprobs"].null_count == 2
+    found = stored(pa.Table.from_pylist([made, made], schema=LOGITS), "compact")
+    assert found["topk_ids"].to_pylist() == [[9, 1, 3, 8, 1, 2, 7, 6]] * 2
+    assert found["topk_codes"].to_pylist() == [[1242, 2060, 2060, 2061, 2077]] * 2
+    assert found["topk_runs"].to_pylist() == [[1, 3, 2, 1, 1]] * 2
+    assert found["topk_logprobs"].null_count == 2
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -204,7 +206,8 @@ def test_no_rows_and_slices_are_stored_too(precision: str) -> None:
 def test_the_view_reads_what_restored_reads(tmp_path: Path) -> None:
     """Of every precision, in one run, and of every code there is."""
     codes = np.arange(1, 65536, dtype=np.uint16)
-    every = row([([0], [0.0])] * len(codes), k=1) | {"topk_logprobs": None, "topk_codes": codes}
+    every = row([([0], [0.0])] * len(codes), k=1) | {"topk_logprobs": None}
+    every |= {"topk_codes": codes, "topk_runs": [1] * len(codes)}
     table = pa.Table.from_pylist([every], schema=STORED_LOGITS)
     for precision in PRECISIONS:
         rows = pa.Table.from_pylist(list(ADVERSARIAL.values()), schema=LOGITS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,9 @@ def stage(file: str, path: Path, ids: Sequence[str]) -> tuple[int, tuple[str, ..
         SourceError: the file is missing, of an unknown kind, empty, or holds what cannot be read.
     """
     parquet = _is_parquet(file)
-    columns = _columns(_parquet_types(file) if parquet else _json_types(file), ids)
+    with _readable(file):
+        types = _parquet_types(file) if parquet else _json_types(file)
+    columns = _columns(types, ids)
     batches = _parquet_batches(file, columns) if parquet else _json_batches(file, columns)
     rows = 0
     with pq.ParquetWriter(path, STAGED, compression="lz4") as writer:
@@ -91,6 +94,14 @@ def stage(file: str, path: Path, ids: Sequence[str]) -> tuple[int, tuple[str, ..
     if not rows:
         raise SourceError(file, None, "is empty: give each candidate a row")
     return rows, columns.ignored
+
+
+@contextmanager
+def _readable(file: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowInvalid) as error:
+        raise _mistake(file, 0, " ".join(str(error).split())) from None
 
 
 def _is_parquet(file: str) -> bool:

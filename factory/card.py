@@ -14,6 +14,7 @@ from markupsafe import Markup
 from factory.catalog import connect
 from factory.decoding import DECODING_KEYS
 from factory.files import shipped, write_text
+from factory.importing import imported_files
 from factory.manifest import Manifest
 from factory.reading import to_yaml
 from factory.records import RunDirectory
@@ -101,6 +102,7 @@ def _facts(run: RunDirectory, matter: Facts) -> Facts:
         "decoding": _decoding(manifest),
         "check": next(filter(None, (run.step(s).get("check") for s in CHECKED)), None),
         "samples": samples,
+        "imported": list(imported_files(run).values()),
         "signatures": sorted({s["signature"] for s in facts["scores"] if s["signature"]}),
     }
 

@@ -18,14 +18,15 @@ def status(run: RunDirectory) -> dict[str, Any]:
     Returns:
         `shards` (done, missing, failed: recorded ones with a file gone), `samples` (done, missing),
         `candidates`, `errors`, `tokens`, `tokens_per_second`, `seconds_left` of generation at the
-        pace so far (None where unknown), `scored` (targets by origin), `running` (title, done,
-        total, note and rate of what is at work now, summed over replicas), and `steps` (step, key,
-        finished, seconds).
+        pace so far (None where unknown; what was imported has none), `scored` (targets by origin),
+        `running` (title, done, total, note and rate of what is at work now, summed over replicas),
+        and `steps` (step, key, finished, seconds).
     """
     records = run.shard_records()
     failed = [record["shard"] for record in records if not _whole(run, record)]
-    done = {name: sum(record[name] for record in records) for name in ("samples", "tokens")}
-    seconds = sum(record["seconds"] for record in records)
+    done = {name: _sum(records, name) for name in ("samples", "tokens")}
+    decoded = [record for record in records if "imported" not in record]
+    seconds = sum(record["seconds"] for record in decoded)
     pending = None if failed or not run.step("samples") else _pending(run)
     size = run.manifest().generate.shard_size
     return {
@@ -39,8 +40,8 @@ def status(run: RunDirectory) -> dict[str, Any]:
         "candidates": sum(record["candidates"] for record in records),
         "errors": sum(record.get("errors", 0) for record in records),
         "tokens": done["tokens"],
-        "tokens_per_second": round(done["tokens"] / seconds, 1) if seconds else None,
-        "seconds_left": _left(pending, done["samples"], seconds),
+        "tokens_per_second": round(_sum(decoded, "tokens") / seconds, 1) if seconds else None,
+        "seconds_left": _left(pending, _sum(decoded, "samples"), seconds),
         "scored": _scored(run),
         "running": gathered(run.root.glob(".progress-*.json")) if run.held() else [],
         "steps": _steps(run),
@@ -64,6 +65,10 @@ def show_status(facts: dict[str, Any]) -> Table:
     for step in facts["steps"]:
         table.add_row(step["step"], f"done {step['finished']} in {_duration(step['seconds'])}")
     return table
+
+
+def _sum(records: list[dict[str, Any]], name: str) -> int:
+    return sum(record[name] for record in records)
 
 
 def _whole(run: RunDirectory, record: dict[str, Any]) -> bool:

@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from factory import importing
-from factory.errors import RunError, SourceError
+from factory import cli, importing
+from factory.errors import ManifestError, RunError, SourceError
 from factory.pipeline import import_candidates, run_steps
 from factory.reading import load_manifest
 from factory.records import RunDirectory
+from factory.status import status
 from factory.steps import make_plan
 from factory.verify import verify
 from tests.factory.test_generate import rows
@@ -468,3 +469,78 @@ def test_mistakes_are_one_line_and_leave_nothing(name, manifest, given, ready, t
     assert words in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
     assert {str(p): p.read_bytes() for p in ready.root.rglob("*") if p.is_file()} == before
+
+
+def test_files_that_are_none_and_manifests_that_take_none(manifest, tmp_path):
+    lines = write_jsonl(tmp_path / "texts.jsonl", texts())
+    root = tmp_path / "runs" / "new"
+    wrong = lines.rename(tmp_path / "texts.txt")
+    with pytest.raises(SourceError, match=r"texts.txt: ending not known: use .jsonl, plain, .gz"):
+        taken(root, manifest, wrong)
+    with pytest.raises(SourceError, match=r"absent.jsonl: is missing"):
+        taken(root, manifest, tmp_path / "absent.jsonl")
+    pq.write_table(pa.table({"source": ["a"], "text": [["b"]]}), tmp_path / "odd.parquet")
+    with pytest.raises(SourceError, match=r"odd.parquet column text: holds list<.*: make it text"):
+        taken(root, manifest, tmp_path / "odd.parquet")
+    packed = gzip.compress(wrong.read_bytes())
+    (tmp_path / "cut.jsonl.gz").write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(SourceError, match=r"cut.jsonl.gz: "):
+        taken(root, manifest, tmp_path / "cut.jsonl.gz")
+    (tmp_path / "odd.jsonl").write_bytes(b'{"source": "a", "text": "b"}\n{"source": "\xff"}\n')
+    with pytest.raises(SourceError, match=r"odd.jsonl row 2: "):
+        taken(root, manifest, tmp_path / "odd.jsonl")
+    file = write_jsonl(tmp_path / "texts.jsonl", texts())
+    with pytest.raises(ManifestError, match=r"candidates_from: .*: remove it to import some"):
+        taken(root, manifest, file, f"candidates_from={tmp_path}")
+    tree = json.loads(manifest.read_text()) | {"student": {"init": {"model": "some/model"}}}
+    del tree["teacher"], tree["logits"]
+    with pytest.raises(ManifestError, match="teacher: is missing: importing needs one"):
+        taken(root, write_manifest_file(tmp_path / "gold.yaml", tree), file)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_mistake_ends_the_command_with_status_2_and_takes_a_new_run_back(
+    manifest, tmp_path, monkeypatch, capsys
+):
+    file = write_jsonl(tmp_path / "wrong.jsonl", [*texts(), {"source": "not there", "text": "x"}])
+    root = tmp_path / "runs" / "new"
+    words = ["seqkd", "import", str(manifest), str(file), "--run-dir", str(root), "--json"]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1].startswith(f"seqkd: {file} row 21: 'not there': is no sample")
+    assert not (tmp_path / "runs").exists()
+    write_jsonl(file, texts())
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    assert json.loads(capsys.readouterr().out)["candidates"] == 20
+
+
+def test_a_run_that_is_held_takes_nothing(manifest, ready, tmp_path, monkeypatch):
+    monkeypatch.setattr("factory.records.LOCK_PATIENCE", 0.2)
+    file = write_jsonl(tmp_path / "texts.jsonl", texts())
+    with ready.locked(), pytest.raises(RunError, match="another seqkd is at work here"):
+        taken(ready.root, manifest, file)
+    assert rows(ready.root, "SELECT count(*) FROM candidates") == [(0,)]
+
+
+def test_another_run_takes_over_what_was_imported(manifest, tmp_path):
+    taken(tmp_path / "one", manifest, write_jsonl(tmp_path / "texts.jsonl", texts()))
+    outcomes = told(tmp_path / "two", manifest, f"candidates_from={tmp_path / 'one'}")
+    assert (outcomes["generate"], outcomes["judge"]) == ("taken over", "done")
+    assert rows(tmp_path / "two", EVERYTHING) == rows(tmp_path / "one", EVERYTHING)
+
+
+def test_the_card_and_the_pace_tell_what_was_imported(manifest, tmp_path):
+    root = tmp_path / "run"
+    taken(root, manifest, write_jsonl(tmp_path / "half.jsonl.gz", texts(10)))
+    told(root, manifest, wanted=("judge", "card"))
+    card = (root / "card.md").read_text("utf-8")
+    assert "| imported | 10 candidates of half.jsonl.gz (SHA-256 " in card
+    facts = status(RunDirectory(root))
+    assert (facts["samples"], facts["candidates"]) == ({"done": 10, "missing": 10}, 10)
+    assert (facts["tokens_per_second"], facts["seconds_left"]) == (None, None)

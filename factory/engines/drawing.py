@@ -14,7 +14,7 @@ import torch
 
 from factory.engines.base import Drawn
 
-# The most values of distributions held at once in float64: 32 MiB of them, twice.
+# The most values of distributions held at once in float64: 32 MiB.
 DRAWN_VALUES = 1 << 22
 
 
@@ -47,7 +47,7 @@ def draw(logprobs: torch.Tensor, points: torch.Tensor) -> tuple[torch.Tensor, to
 
 
 def _inverse(logprobs: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    below = logprobs.double().exp_().cumsum(-1)
+    below = logprobs.exp().cumsum(-1, dtype=torch.float64)
     whole = below[:, -1:].contiguous()
     found = torch.searchsorted(below, points * whole, right=True)
     # A point may round up to the whole: it belongs to the last token that has any room.

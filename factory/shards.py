@@ -81,7 +81,7 @@ def check_file(run: RunDirectory, record: FileRecord) -> None:
 
 def _layout(schema: pa.Schema) -> dict[str, Any]:
     split = [f"{name}.list.element" for name in SPLIT_BY_BYTE if name in schema.names]
-    layout: dict[str, Any] = {"compression": "zstd", "compression_level": 9 if split else 3}
+    layout: dict[str, Any] = {"compression": "zstd", "compression_level": 11 if split else 3}
     if split:
         layout["data_page_size"] = PAGE_BYTES
         encoded = set(split)

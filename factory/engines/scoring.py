@@ -114,8 +114,9 @@ class Scorer:
         rows, length = reading.wanted.shape
         points = np.full((length, rows, self._draws), -1.0)
         for row, (start, passage) in enumerate(zip(reading.starts, passages, strict=True)):
-            first, size = reading.skipped + start, len(passage.target)
-            points[first : first + size, row] = uniforms(passage.seed, size, self._draws)
+            if self._draws:
+                first, size = reading.skipped + start, len(passage.target)
+                points[first : first + size, row] = uniforms(passage.seed, size, self._draws)
         return torch.from_numpy(points).to(reading.wanted.device)
 
     def _told(

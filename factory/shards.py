@@ -23,6 +23,7 @@ SPLIT_BY_BYTE = (
     "topk_logprobs",
     "topk_codes",
     "topk_runs",
+    "counts",
     "token_logprobs",
     "tail_logprob",
 )

@@ -201,8 +201,9 @@ def portions(run: RunDirectory) -> Iterator[list[dict[str, Any]]]:
 def _create_views(connection: Connection, run: RunDirectory, name: Naming) -> None:
     connection.execute("CREATE SCHEMA raw")
     for table, schema in TABLES.items():
-        paths = _recorded(run, table)
-        relation = parquet(paths, name) if paths else _empty(connection, schema)
+        relation = _empty(connection, schema)
+        if paths := _recorded(run, table):  # a column that came later is NULL in earlier files
+            relation = f"({relation}) UNION ALL BY NAME ({parquet(paths, name)})"
         connection.execute(f"CREATE VIEW raw.{table} AS {relation}")
     connection.execute(f"CREATE VIEW raw.shards AS {_shards(_shard_paths(run), name)}")
     for view in VIEWS:

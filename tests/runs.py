@@ -44,6 +44,16 @@ def add_samples(run: RunDirectory, rows: Iterable[Row], refused: Iterable[Row] =
     run.finish("samples", "samples-key", 0.1, files=files)
 
 
+def add_tokens(run: RunDirectory, tokens: Iterable[str]) -> None:
+    """Keep tokens, blanks written ▁, beside samples that are there."""
+    rows = [
+        {"token_id": i, "token": token, "bytes": token.replace("▁", " ").encode()}
+        for i, token in enumerate(tokens)
+    ]
+    file = part(run, "tokens", rows, schemas.TOKENS)
+    run.amend("samples", files=[*run.step("samples")["files"], file])
+
+
 def add_shard(
     run: RunDirectory, shard: int, candidates: Iterable[Row], logits: Iterable[Row] = ()
 ) -> None:

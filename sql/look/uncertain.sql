@@ -10,8 +10,8 @@ CREATE MACRO uncertain(n := 20, before := 8, others := 3, least := 0) AS TABLE
 WITH worst AS (
     SELECT
         sample_id, origin, rank, position, token_id, logprob,
-        list_select(topk_ids, range(1, others + 2)) AS ids,
-        list_select(topk_logprobs, range(1, others + 2)) AS logprobs,
+        topk_ids[:others + 1] AS ids,
+        topk_logprobs[:others + 1] AS logprobs,
         held_entropy(topk_logprobs, tail_mass) AS entropy
     FROM logits_by_position
     WHERE position >= least
@@ -30,7 +30,7 @@ SELECT
     tokens_text(token_ids[greatest(position - before, 0) + 1 : position]) AS before,
     token_text(token_id) AS chosen, round(exp(logprob), 3) AS p,
     array_to_string(list_transform(
-        list_filter(alternatives, lambda a: a[1] IS NOT NULL AND a[1] <> token_id)[:others],
+        list_filter(alternatives, lambda a: a[1] <> token_id)[:others],
         lambda a: a[2] || ' ' || printf('%.3f', exp(a[3]))
     ), '  ') AS others
 FROM spelled

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from factory import catalog
+from factory import catalog, schemas
 from factory.errors import DamagedFile, QueryError, RunError
 from factory.records import RunDirectory
 from tests.runs import add_samples, add_shard, make_run
@@ -104,6 +105,14 @@ def test_views_keep_their_types_when_files_come(tmp_path, run):
         for view in catalog.VIEWS:
             types = [c.sql(f"FROM {view}").types for c in (before, after)]
             assert types[0] == types[1], view
+
+
+def test_files_of_an_earlier_version_lack_a_column_that_came_later(run):
+    path = run.path("logits", "00000.parquet")
+    later = {"draws", *schemas.STORED_LOGITS.names} - set(schemas.LOGITS.names[:-1])
+    pq.write_table(pq.read_table(path).drop_columns(sorted(later)), path)
+    found = rows(run, "SELECT sample_id, draws, topk_ids FROM logits ORDER BY 1")
+    assert found == [("a", None, FIXED["topk_ids"]), ("b", None, RAGGED["topk_ids"])]
 
 
 def test_candidates_are_of_train_and_unlabeled_with_the_current_prompt(run):

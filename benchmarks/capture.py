@@ -1,7 +1,7 @@
 """What distributions cost on their way out of vLLM: as dictionaries, flat lists, arrays, and kept.
 
-One process, in turns, the first row without log-probabilities. *thrown away* is the baseline of a
-k: the same requests, what the core sends dropped unseen; the others make arrays [n, k + 1] of it.
+One process, in turns, the first rows without log-probabilities. *thrown away* is the baseline of
+a k: the same requests, what the core sends dropped unseen; the others make arrays [n, k + 1] of it.
 *job* is seqkd's own: arrays, ranked, encoded, written and checksummed as Parquet beside the
 candidates, shard by shard. Medians of the rounds; shares of the baseline, of the same round, in
 tokens a second, and in processor time a token, which other work on the machine disturbs less
@@ -61,7 +61,7 @@ def main() -> None:
     asked = _arguments()
     with tempfile.TemporaryDirectory() as folder:
         ways: dict[Way, Callable[[], Pace]] = {}
-        for k in asked.k:
+        for k in (None, *asked.k):
             ways |= _ways(asked, k, Path(folder))
         for run in ways.values():
             run()
@@ -99,7 +99,7 @@ def _line(k: int | None, name: str, paces: Sequence[Pace], baseline: Sequence[Pa
     return f"| {k or '–'} | {name} | {rate:,.0f} | {share:.3f} | {cpu:.1f} | {more:+.1%} |"
 
 
-def _ways(asked: argparse.Namespace, k: int, folder: Path) -> dict[Way, Callable[[], Pace]]:
+def _ways(asked: argparse.Namespace, k: int | None, folder: Path) -> dict[Way, Callable[[], Pace]]:
     """Each way of this k as a function that times it once."""
     manifest = _manifest(asked, folder, k)
     engine = open_engine("vllm", engine_options(RunDirectory(folder), manifest))
@@ -110,17 +110,16 @@ def _ways(asked: argparse.Namespace, k: int, folder: Path) -> dict[Way, Callable
         return Pace.of(lambda: _drained(engine, iter(made), window, take))
 
     def told(output: Any) -> Any:
-        return rows(output.logprobs, k)
+        return rows(output.logprobs, k or 0)
 
     ways: dict[Way, Callable[[], Pace]] = {
-        (None, "none"): lambda: bare(None, None),
         (k, BASELINE): lambda: _with(_drop, lambda: bare(None, k)),
-        (k, "dict"): lambda: bare(lambda output: _of_dicts(output, k), k, flat=False),
+        (k, "dict"): lambda: bare(lambda output: _of_dicts(output, k or 0), k, flat=False),
         (k, "flat"): lambda: _with(lambda: hand_back(private_names()), lambda: bare(told, k)),
         (k, "arrays"): lambda: bare(told, k),
         (k, "job"): lambda: _job(folder, manifest, engine),
     }
-    wanted = {"none", BASELINE, *asked.only}
+    wanted = {BASELINE, *(asked.only if k else ["job"])}
     return {way: run for way, run in ways.items() if way[1] in wanted}
 
 
@@ -200,7 +199,7 @@ def _of_dicts(output: Any, k: int) -> tuple[Any, Any]:
     return np.array(ids, np.int32), np.array(logprobs, np.float32)
 
 
-def _manifest(asked: argparse.Namespace, folder: Path, k: int) -> Manifest:
+def _manifest(asked: argparse.Namespace, folder: Path, k: int | None) -> Manifest:
     sources = folder / "sources.txt"
     kept = read_split(validate(_tree(asked, asked.sources, k), "").data.splits()["unlabeled"])
     texts = [row.source for row, _ in zip(kept, range(asked.rows), strict=False)
@@ -209,7 +208,8 @@ def _manifest(asked: argparse.Namespace, folder: Path, k: int) -> Manifest:
     return validate(_tree(asked, str(sources), k), "benchmark")
 
 
-def _tree(asked: argparse.Namespace, sources: str, k: int) -> dict[str, object]:
+def _tree(asked: argparse.Namespace, sources: str, k: int | None) -> dict[str, object]:
+    capture = {"capture": "top_k", "k": k, "precision": asked.precision}
     return {
         "name": "benchmark",
         "data": {"unlabeled": {"source": sources}},
@@ -220,7 +220,7 @@ def _tree(asked: argparse.Namespace, sources: str, k: int) -> dict[str, object]:
             "shard_size": asked.shard_size,
             "check": 0,
         },
-        "logits": {"capture": "top_k", "k": k, "precision": asked.precision},
+        "logits": capture if k else {"capture": "none"},
     }
 
 

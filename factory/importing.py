@@ -40,21 +40,28 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 WORK = ".import"
+MEMORY = "512MB"  # of DuckDB's; the rest of a sort spills to the run
 TOTALS = ("samples", "candidates", "tokens", "errors", "bytes")
+SHOWN = ("rows", *TOTALS, "distributions", "shards")
 
 Row = dict[str, Any]
 
 
 def imported_files(run: RunDirectory) -> dict[str, Row]:
-    """What was imported, by the SHA-256 of its file: name, shards and, summed, their totals."""
+    """What was imported, by the SHA-256 of its file: name, rows, shards, and sums over these.
+
+    `done` counts the shards that are there: fewer than `shards` where an import was killed.
+    """
     files: dict[str, Row] = {}
     for record in run.shard_records():
         if "imported" in record:
             facts = record["imported"]
-            file = files.setdefault(facts["sha256"], facts | dict.fromkeys(TOTALS, 0) | {"done": 0})
-            file["done"] += 1
-            for name in TOTALS:
-                file[name] += record[name]
+            sums = dict.fromkeys((*TOTALS, "done", "distributions"), 0)
+            file = files.setdefault(facts["sha256"], facts | sums)
+            kept = [part["rows"] for part in record["files"] if part["table"] == "logits"]
+            counts = {name: record[name] for name in TOTALS}
+            for name, count in {**counts, "done": 1, "distributions": sum(kept)}.items():
+                file[name] += count
     return files
 
 
@@ -62,28 +69,36 @@ def bring_in(run: RunDirectory, plan: Plan, file: str) -> Row:
     """Make shards of the candidates in a file, unless they stand there already.
 
     Returns:
-        what the file came to: rows, samples, candidates, tokens, errors, distributions, shards,
-        bytes, columns ignored; `standing` says that all of it stood there before.
+        file, outcome (`done`, or `stands`: all of it stood there before), rows, samples,
+        candidates, tokens, errors, bytes, distributions, shards; `ignored` names columns that
+        mean nothing here, where there are any.
 
     Raises:
         SourceError: the file, or one of its rows, cannot be used; nothing of it is kept.
     """
     sha256 = content_digest(file)
-    if (before := imported_files(run).get(sha256)) and before["done"] == before["shards"]:
-        return {"file": file, "standing": True} | before
-    _forget(run, sha256)
+    standing = imported_files(run).get(sha256)
+    if not standing or standing["done"] < standing["shards"]:
+        ignored = _take(run, plan, file, sha256)
+        figures = imported_files(run)[sha256]
+        told = {"ignored": list(ignored)} if ignored else {}
+        return {"file": file, "outcome": "done"} | {name: figures[name] for name in SHOWN} | told
+    return {"file": file, "outcome": "stands"} | {name: standing[name] for name in SHOWN}
+
+
+def _take(run: RunDirectory, plan: Plan, file: str, sha256: str) -> tuple[str, ...]:
+    """Take a file in, whatever a killed import left of it; the columns that mean nothing here."""
+    for record in run.shard_records():
+        if record.get("imported", {}).get("sha256") == sha256:
+            run.drop("shards", record)
     with _workplace(run) as work, connect(run) as database:
         rows, ignored = stage(file, work / "offered.parquet", _id_fields(plan.manifest))
         database.execute(f"CREATE VIEW offered AS {parquet([work / 'offered.parquet'])}")
         job = Import(run, plan, file, database, work)
         job.place()
         facts = {"name": Path(file).name, "sha256": sha256, "rows": rows}
-        records = list(job.shards(facts))
-        _publish(run, work, records)
-    counts = {name: sum(record[name] for record in records) for name in TOTALS}
-    distributions = sum(r["rows"] for record in records for r in record["files"][1:])
-    figures = {"shards": len(records), "distributions": distributions, "ignored": list(ignored)}
-    return {"file": file, "standing": False, "rows": rows} | counts | figures
+        _publish(run, work, list(job.shards(facts)))
+    return ignored
 
 
 class Import:
@@ -106,6 +121,7 @@ class Import:
         Raises:
             SourceError: naming the first row at fault.
         """
+        self._database.execute(f"SET memory_limit = '{MEMORY}'")
         self._database.execute(_sql("macros"))
         self._database.execute(_sql("addressed"))
         self._require_sound("misplaced", {})
@@ -269,13 +285,6 @@ def _publish(run: RunDirectory, work: Path, records: Sequence[Row]) -> None:
                 os.replace(work / file["path"], temporary)
     for record in records:
         write_json(run.path("shards", f"{record['shard']:05d}.json"), record)
-
-
-def _forget(run: RunDirectory, sha256: str) -> None:
-    """Drop the shards of an import that was killed between its records."""
-    for record in run.shard_records():
-        if record.get("imported", {}).get("sha256") == sha256:
-            run.drop("shards", record)
 
 
 def _id_fields(manifest: Manifest) -> list[str]:

@@ -95,7 +95,6 @@ def import_candidates(
     Raises:
         UserError: the manifest or the file is at fault; a run begun by this call is gone again.
     """
-    began = time.monotonic()
     _require_importing(manifest)
     run = RunDirectory(root)
     plan = make_plan(manifest, run.record().get("limit", 0))
@@ -104,11 +103,13 @@ def import_candidates(
         _agree(job)
         _do(job, "samples")
         run.adopt(manifest)
+        began = time.monotonic()
         figures = importing.bring_in(run, plan, file)
-        if not figures["standing"]:
+        if figures["outcome"] == DONE:
             done = time.monotonic() - began
             run.finish("generate", steps.generate_key(plan), done, **totals(run))
         catalog.refresh(run)
+    tell("import", figures["outcome"])
     return figures | {"without_candidate": count_pending(run)}
 
 

@@ -196,10 +196,10 @@ def test_ranks_are_by_score_unless_they_are_given(manifest, tmp_path):
 def test_the_file_once_more_stands_and_the_rest_is_decoded(manifest, decoded, tmp_path):
     root, file = tmp_path / "run", write_jsonl(tmp_path / "half.jsonl", texts(10))
     figures = taken(root, manifest, file)
-    assert (figures["standing"], figures["without_candidate"]) == (False, 10)
+    assert (figures["outcome"], figures["without_candidate"]) == ("done", 10)
     parts = {path: path.stat().st_mtime_ns for path in root.glob("*/*.parquet")}
     again = taken(root, manifest, file)
-    assert (again["standing"], again["candidates"]) == (True, 10)
+    assert again == figures | {"outcome": "stands"}
     with pytest.raises(SourceError, match=r"row 1: '\w+': has a candidate already"):
         taken(root, manifest, write_jsonl(tmp_path / "other.jsonl", texts(11)))
     # A key of decoding does not touch what was imported; the rest is decoded, and no more.
@@ -222,7 +222,7 @@ def test_an_import_that_was_killed_between_its_records_is_done_anew(manifest, tm
     taken(root, manifest, file)
     before = rows(root, EVERYTHING)
     RunDirectory(root).path("shards", "00001.json").unlink()
-    assert taken(root, manifest, file)["standing"] is False
+    assert taken(root, manifest, file)["outcome"] == "done"
     assert rows(root, EVERYTHING) == before
     assert len(list(root.glob("candidates/*"))) == 3
 

@@ -16,7 +16,9 @@ from factory.files import file_digest, replacing
 from factory.records import FileRecord, RunDirectory
 
 SIGNATURE = b"seqkd.signature"
+# A row group is what a reader holds at the least: of long lists it takes fewer rows.
 ROW_GROUP = 4096
+ROW_GROUP_BYTES = 1 << 25
 # What is split by byte compresses best so, the more the longer its pages are: docs/decisions.md.
 SPLIT_BY_BYTE = (
     "topk_ids",
@@ -55,7 +57,8 @@ def write_part(
     """Write batches of rows, streamed, as one part; returns its record."""
     with part_writer(run, path, table, schema, signature) as (writer, record):
         for batch in batches:
-            writer.write(batch.cast(schema), row_group_size=ROW_GROUP)
+            fitting = ROW_GROUP_BYTES * len(batch) // max(1, batch.nbytes)
+            writer.write(batch.cast(schema), row_group_size=min(ROW_GROUP, max(1, fitting)))
     return record
 
 

@@ -203,6 +203,25 @@ def test_no_rows_and_slices_are_stored_too(precision: str) -> None:
     assert restored(sliced).to_pylist() == restored(stored(whole, precision)).to_pylist()[4:7]
 
 
+def test_many_rows_are_as_many_few() -> None:
+    rows = [one for _ in range(30) for one in ADVERSARIAL.values()]
+    table = pa.Table.from_pylist(rows, schema=LOGITS)
+    few = stored(table.slice(0, len(ADVERSARIAL)), "compact").to_pylist()
+    assert stored(table, "compact").to_pylist() == few * 30
+
+
+def test_long_rows_go_into_small_row_groups(tmp_path: Path) -> None:
+    """Of 1.6 MB each, so that 32 MiB hold 20 at most."""
+    long = row([(list(range(100_000)), [-8.0] * 100_000)] * 2, k=100_000)
+    run = make_run(tmp_path / "run")
+    path = run.path("logits", "00000.parquet")
+    table = pa.Table.from_pylist([long], schema=LOGITS)
+    write_part(run, path, "logits", [pa.concat_tables([table] * 50)], LOGITS, {})
+    metadata = pq.read_metadata(path)
+    groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    assert (sum(groups), max(groups)) == (50, 20)
+
+
 def test_the_view_reads_what_restored_reads(tmp_path: Path) -> None:
     """Of every precision, in one run, and of every code there is."""
     codes = np.arange(1, 65536, dtype=np.uint16)

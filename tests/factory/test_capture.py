@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from factory.capture import Logits
 from factory.decoding import Generate
 from factory.engines import (
     Engine,
@@ -26,8 +27,10 @@ from factory.engines import (
 from factory.engines.base import Drawn
 from factory.hypotheses import logits_table, ranked
 from factory.pipeline import run_steps
+from factory.precision import restored
 from factory.reading import load_manifest
 from factory.schemas import LOGITS
+from factory.score import _tables as scored_tables
 from tests.engines import opened_vllm, results
 from tests.factory.test_generate import rows
 from tests.factory.test_transformers_engine import load, plain_logprobs
@@ -205,6 +208,14 @@ def test_rows_of_draws_are_ragged_and_counted():
     assert first["topk_ids"] == [0, 1, 0, 0, 1, 2]
     assert first["tail_logprob"] == pytest.approx([-np.log(4), -np.log(2), -np.log(8)])
     assert second["tail_logprob"] == pytest.approx([-np.log(4)])
+
+
+def test_scored_targets_are_kept_as_decoded_ones():
+    place = {"sample_id": "0", "prompt_hash": 0, "rank": 0}
+    asked = Logits(capture="top_p", p=0.7, k=4, precision="exact")
+    [table] = scored_tables([place], [Result("0", [nuclear(3)])], "gold", asked)
+    [row], [expected] = restored(table).to_pylist(), table_of(nuclear(3), p=0.7)
+    assert row == expected | {"origin": "gold"}
 
 
 # A vocabulary past 2^18

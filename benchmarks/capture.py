@@ -25,7 +25,7 @@ import numpy as np
 
 from factory.decoding import token_limit
 from factory.engines import Engine, Request, open_engine
-from factory.engines.arrays import hand_back, rows, take_over
+from factory.engines.arrays import METHODS, hand_back, put, rows, take_over
 from factory.engines.vllm import private_names
 from factory.generate import engine_options, fill_shards, plan_generation
 from factory.manifest import Manifest
@@ -36,7 +36,6 @@ from factory.samples import build_samples
 from factory.sources import Row, read_split
 from factory.tokenizing import load_tokenizer
 
-METHODS = ("_update_sample_logprobs", "_update_prompt_logprobs")
 BASELINE = "thrown away"
 Way = tuple[int | None, str]
 
@@ -135,12 +134,11 @@ def _with(change: Callable[[], None], run: Callable[[], Pace]) -> Pace:
 
 def _drop() -> None:
     """Let nothing be made of what the core sends."""
-    processor = private_names().processor
+
+    names = private_names()
+    hand_back(names)
     for name in METHODS:
-        own = getattr(processor, name)
-        dropped = _dropping()
-        dropped.__wrapped__ = own.__wrapped__  # type: ignore[attr-defined]
-        setattr(processor, name, dropped)
+        put(names, name, _dropping())
 
 
 def _dropping() -> Callable[[Any, Any], None]:

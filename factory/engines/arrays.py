@@ -8,7 +8,6 @@ vLLM is not imported here: what is needed of it is handed in.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +21,8 @@ Rows = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
 
 # From the first, and before the second. Run with 0.32 alone: the trial judges the others.
 VERSIONS = ((0, 25), (0, 34))
-# What goes wrong where they are not.
+REPLACED = "replaced_of_vllm"
+# What is raised where names or shapes are others.
 UNLIKE = (AttributeError, IndexError, TypeError, ValueError)
 
 
@@ -110,26 +110,31 @@ def take_over(names: Names) -> str | None:
         return f"vLLM {'.'.join(map(str, names.version))} may have changed"
     try:
         own = [getattr(names.processor, name) for name in METHODS]
-        if all(hasattr(method, "__wrapped__") for method in own):
+        if all(hasattr(method, REPLACED) for method in own):
             return None
         ours = [
-            functools.wraps(method)(make(method, names.flat))
-            for method, make in zip(own, METHODS.values(), strict=True)
+            make(method, names.flat) for method, make in zip(own, METHODS.values(), strict=True)
         ]
         if _tried(names, own) != _tried(names, ours):
             return "what its core sends is not what it was"
     except UNLIKE as error:
         return " ".join(str(error).split())
     for name, method in zip(METHODS, ours, strict=True):
-        setattr(names.processor, name, method)
+        put(names, name, method)
     return None
+
+
+def put(names: Names, name: str, method: Method) -> None:
+    """Put a method in the place of vLLM's own, which it remembers."""
+    vars(method)[REPLACED] = getattr(names.processor, name)
+    setattr(names.processor, name, method)
 
 
 def hand_back(names: Names) -> None:
     """Let vLLM make its own objects again."""
     for name in METHODS:
         method = getattr(names.processor, name)
-        setattr(names.processor, name, getattr(method, "__wrapped__", method))
+        setattr(names.processor, name, getattr(method, REPLACED, method))
 
 
 def _sample(own: Method, flat: Any) -> Method:

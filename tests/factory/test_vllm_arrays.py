@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from factory.engines import Engine, Hypothesis, Request, Result, arrays
-from factory.engines.arrays import METHODS, Arrays, hand_back, rows, take_over
+from factory.engines.arrays import METHODS, REPLACED, Arrays, hand_back, rows, take_over
 from factory.engines.vllm import private_names, take_arrays
 from factory.manifest import Prompt
 from factory.prompts import Prompter
@@ -60,7 +60,7 @@ def both(engine: Engine, requests: list[Request]) -> tuple[dict[str, Result], di
 
 def is_taken() -> bool:
     processor = private_names().processor
-    return all(hasattr(getattr(processor, name), "__wrapped__") for name in METHODS)
+    return all(hasattr(getattr(processor, name), REPLACED) for name in METHODS)
 
 
 def bits(hypothesis: Hypothesis) -> tuple[Any, ...]:

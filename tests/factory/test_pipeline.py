@@ -49,6 +49,8 @@ def test_one_command_does_every_step(whole):
     assert all(query(whole, f"SELECT count(*) >= 0 FROM {view}") == [(True,)] for view in VIEWS)
     assert query(whole, "SELECT count(*) FROM gold") == [(15,)]
     assert query(whole, "SELECT count(*) FROM candidates") == [(60,)]
+    spelled = "replace(tokens_text(token_ids), '</s>', '') = text"
+    assert query(whole, f"SELECT DISTINCT {spelled} FROM candidates") == [(True,)]
     kept, rejected = (
         query(whole, f"SELECT count(*) FROM {v}")[0][0] for v in ("pseudolabels", "rejects")
     )

@@ -76,4 +76,6 @@ def print_estimate(estimate: dict[str, Any]) -> None:
 def _worded(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{_worded(inner)} {name}" for name, inner in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_worded, value))
     return f"{value:,}" if isinstance(value, int | float) else str(value)

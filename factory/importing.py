@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from factory.candidates import stage
-from factory.catalog import Connection, connect, parquet, quoted
+from factory.catalog import Connection, connect, parquet
 from factory.encoding import special_tokens
 from factory.errors import SourceError
 from factory.files import replacing, shipped, write_json
@@ -39,7 +40,7 @@ from factory.toplists import TopLists, first_fault, logits_rows
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-WORK = ".import"
+WORK, OFFERED = ".import", "offered.parquet"
 MEMORY = "512MB"  # of DuckDB's; the rest of a sort spills to the run
 TOTALS = ("samples", "candidates", "tokens", "errors", "bytes")
 SHOWN = ("rows", *TOTALS, "distributions", "shards")
@@ -92,8 +93,8 @@ def _take(run: RunDirectory, plan: Plan, file: str, sha256: str) -> tuple[str, .
         if record.get("imported", {}).get("sha256") == sha256:
             run.drop("shards", record)
     with _workplace(run) as work, connect(run) as database:
-        rows, ignored = stage(file, work / "offered.parquet", _id_fields(plan.manifest))
-        database.execute(f"CREATE VIEW offered AS {parquet([work / 'offered.parquet'])}")
+        rows, ignored = stage(file, work / OFFERED, _id_fields(plan.manifest))
+        database.execute(f"CREATE VIEW offered AS {parquet([work / OFFERED])}")
         job = Import(run, plan, file, database, work)
         job.place()
         facts = {"name": Path(file).name, "sha256": sha256, "rows": rows}
@@ -116,7 +117,7 @@ class Import:
         self._ends = _end_ids(plan.manifest, self._tokenizer)
 
     def place(self) -> None:
-        """Lay the rows against the run's samples, rank them, and sort them into shards.
+        """Lay the rows against the run's samples, rank them, and say which shard each belongs to.
 
         Raises:
             SourceError: naming the first row at fault.
@@ -131,12 +132,6 @@ class Import:
         values = {"ranked": bool(ranks), "size": spec.shard_size, "exponent": spec.exponent}
         self._database.execute(_sql("ranks"), values)
         self._require_sound("misranked", {})
-        path = self._work / "placed.parquet"
-        self._database.execute(
-            f"COPY ({_sql('placed')}) TO {quoted(str(path))} (FORMAT parquet, ROW_GROUP_SIZE 2048)",
-            {"ends": self._ends},
-        )
-        self._database.execute(f"CREATE VIEW placed AS {parquet([path])}")
 
     def shards(self, facts: Row) -> Iterator[Row]:
         """Write the shards' parts aside; their records, as they are to be.
@@ -144,17 +139,27 @@ class Import:
         Raises:
             SourceError: text and ids of a row, or its lists, contradict each other.
         """
-        [(count,)] = self._database.execute("SELECT max(shard) + 1 FROM placed").fetchall()
+        [(count,)] = self._database.execute("SELECT max(shard) + 1 FROM ranks").fetchall()
         first = 1 + max((record["shard"] for record in self._run.shard_records()), default=-1)
         imported = facts | {"shards": count}
         with progress("importing", facts["rows"]) as advance:
             for index in range(count):
                 began = time.monotonic()
-                sql = "FROM placed WHERE shard = $shard ORDER BY place, rank"
-                rows = self._database.sql(sql, params={"shard": index}).to_arrow_table()
+                rows = self._rows(index)
                 record = self._shard(first + index, self._whole(rows), imported)
                 yield record | {"seconds": round(time.monotonic() - began, 3)}
                 advance(len(rows))
+
+    def _rows(self, shard: int) -> pa.Table:
+        """The rows of a shard, from the few row groups of the staged file that hold them."""
+        sql = 'SELECT DISTINCT "row" FROM ranks WHERE shard = $shard'
+        numbers = self._database.execute(sql, {"shard": shard}).fetchnumpy()["row"]
+        with pq.ParquetFile(self._work / OFFERED) as staged:
+            sizes = [staged.metadata.row_group(i).num_rows for i in range(staged.num_row_groups)]
+            groups = np.unique(np.searchsorted(np.cumsum(sizes), numbers))
+            self._database.register("portion", staged.read_row_groups(groups.tolist()))
+        values = {"shard": shard, "ends": self._ends}
+        return self._database.sql(_sql("placed"), params=values).to_arrow_table()
 
     def _limits(self, ranked: bool) -> Row:
         manifest, teacher = self._plan.manifest, self._plan.teacher

@@ -9,9 +9,7 @@ WITH told AS (
 SELECT
     sample_id, prompt_hash, rank, score, text, token_ids,
     n::INTEGER AS n_tokens,
-    coalesce(sum_logprob, told_sum) AS sum_logprob,
-    coalesce(mean_logprob, told_sum / n) AS mean_logprob,
-    finish_reason, error, ordinal,
+    sum_logprob, mean_logprob, finish_reason, error, ordinal,
     NULL::BIGINT AS seed,
     CASE WHEN text IS NOT NULL AND rank > min(rank) OVER (PARTITION BY sample_id, text)
         THEN min(rank) OVER (PARTITION BY sample_id, text)

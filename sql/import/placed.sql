@@ -1,8 +1,10 @@
--- The candidates to be with all that was told of them, shard by shard, in the order they are stored.
+-- The candidates of one shard with all that was told of them. `portion` holds their rows, and others.
 SELECT
-    r.shard, r.place, r."row", r.sample_id, r.prompt_hash, r.rank, r.ordinal, r.score,
+    r.place, r."row", r.sample_id, r.prompt_hash, r.rank, r.ordinal, r.score,
     o.text, o.token_ids::INTEGER[] AS token_ids,
-    r.total AS told_sum, o.sum_logprob, o.mean_logprob, o.error,
+    coalesce(o.sum_logprob, r.total) AS sum_logprob,
+    coalesce(o.mean_logprob, r.total / len(o.token_ids)) AS mean_logprob,
+    o.error,
     CASE
         WHEN o.error IS NOT NULL THEN 'error'
         WHEN o.finish_reason IS NOT NULL THEN o.finish_reason
@@ -14,5 +16,6 @@ SELECT
         coalesce(o.topk_ids_widths, list_resize([]::INTEGER[], len(o.token_ids), o.k::INTEGER))
     END AS widths
 FROM ranks AS r
-JOIN offered AS o ON o."row" = r."row"
-ORDER BY r.shard, r.place, r.rank
+JOIN portion AS o ON o."row" = r."row"
+WHERE r.shard = $shard
+ORDER BY r.place, r.rank

@@ -1,5 +1,6 @@
 -- A row for every candidate to be: its sample, its rank, and the shard it will stand in, $size samples
--- each. Ranks are the file's own where it has them, else by score, then by row. The score is told, or
+-- each, in the order in which the file first names them: so a shard's rows lie together there, and
+-- nothing wide needs sorting. Ranks are the file's own where it has them, else by score, then by row. The score is told, or
 -- sum_logprob / tokens^$exponent, or the mean where there are no tokens to count.
 CREATE TEMP TABLE ranks AS
 WITH light AS (
@@ -13,6 +14,7 @@ WITH light AS (
 counted AS (
     SELECT
         l.*, a.sample_id, a.prompt_hash, a.place,
+        min(l."row") OVER (PARTITION BY a.sample_id) AS first,
         row_number() OVER (PARTITION BY a.sample_id ORDER BY l."row") - 1 AS ordinal,
         row_number() OVER (PARTITION BY a.sample_id ORDER BY l.error IS NOT NULL, l.score DESC NULLS LAST, l."row") - 1 AS by_score
     FROM light AS l
@@ -20,8 +22,10 @@ counted AS (
     WHERE a.place IS NOT NULL
 )
 SELECT
-    "row", sample_id, prompt_hash, place, told, score, total,
+    "row", sample_id, prompt_hash, told, score, total,
+    dense_rank() OVER (ORDER BY first, place) - 1 AS place,
     CASE WHEN $ranked THEN coalesce(rank, 0) ELSE by_score END::INTEGER AS rank,
     ordinal::INTEGER AS ordinal,
-    ((dense_rank() OVER (ORDER BY place) - 1) // $size)::INTEGER AS shard
+    (place // $size)::INTEGER AS shard
 FROM counted
+ORDER BY shard

@@ -151,7 +151,7 @@ def test_texts_alone_become_what_training_reads(manifest, tiny_llama, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
     lines = texts()
     lines[3] = {"source": SOURCES[3][0], "error": "refused by the service"}
-    lines[4] |= {"finish_reason": "length"}
+    lines[4] |= {"finish_reason": "length", "sum_logprob": -3.0}  # over tokens of its own
     figures = taken(tmp_path / "run", manifest, write_jsonl(tmp_path / "texts.jsonl", lines))
     assert (figures["errors"], figures["distributions"], figures["without_candidate"]) == (1, 0, 0)
     told_of = rows(
@@ -164,7 +164,8 @@ def test_texts_alone_become_what_training_reads(manifest, tiny_llama, tmp_path):
         ids = [*tokenizer(target, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
         ids = ids[:-1] if i == 4 else ids
         reason = "length" if i == 4 else "stop"
-        expected = [target, ids, len(ids), None, None, None, 0, reason, None]
+        total = -3.0 if i == 4 else None
+        expected = [target, ids, len(ids), total, None, None, 0, reason, None]
         if i == 3:
             expected = [None, None, None, None, None, None, 0, "error", "refused by the service"]
         assert found[source] == expected

@@ -134,7 +134,6 @@ def _with(change: Callable[[], None], run: Callable[[], Pace]) -> Pace:
 
 def _drop() -> None:
     """Let nothing be made of what the core sends."""
-
     names = private_names()
     hand_back(names)
     for name in METHODS:

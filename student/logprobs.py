@@ -40,15 +40,18 @@ class _Chosen(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, ids: Tensor, average: bool) -> Tensor:
         exact = torch.promote_types(logits.dtype, torch.float32)
-        sums, columns = [], []
+        (n, _), m = logits.shape, ids.shape[-1]
+        # Whole from the start: small results between freed chunks would keep the heap in pieces.
+        sums = logits.new_empty(n, 1, dtype=exact)
+        found = logits.new_empty(n, m + average, dtype=exact)
         for part in _parts(logits):
             wide = logits[part].to(exact)
-            sums.append(wide.logsumexp(-1, keepdim=True))
-            found = wide.gather(-1, ids[part])
-            mean = [wide.mean(-1, keepdim=True)] if average else []
-            columns.append(torch.cat([found, *mean], -1) - sums[-1])
-        ctx.save_for_backward(logits, ids, torch.cat(sums))
-        return torch.cat(columns)
+            sums[part] = wide.logsumexp(-1, keepdim=True)
+            found[part, :m] = wide.gather(-1, ids[part])
+            if average:
+                found[part, m] = wide.mean(-1)
+        ctx.save_for_backward(logits, ids, sums)
+        return found.sub_(sums)
 
     @staticmethod
     @once_differentiable

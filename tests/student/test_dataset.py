@@ -17,7 +17,9 @@ import torch
 from factory.errors import DamagedFile, QueryError, RunError
 from factory.files import write_json
 from factory.manifest import Prompt, Stage, TrainTokenizer
+from factory.precision import restored, stored
 from factory.records import RunDirectory
+from factory.schemas import LOGITS
 from factory.shards import record_file
 from factory.tokenizing import encode_targets, load_tokenizer, tokenizer_fingerprint
 from student.batches import Layout, collate
@@ -96,10 +98,16 @@ def made(
 def change(run: RunDirectory, table: str, edit: Change) -> None:
     """Rewrite a part of shard 0 as if it had been generated so."""
     path = run.path(table, "00000.parquet")
-    stored = pq.read_table(path)
-    rows = stored.to_pylist()
+    kept = pq.read_table(path)
+    rows = kept.to_pylist()
     edit(rows)
-    pq.write_table(pa.Table.from_pylist(rows, schema=stored.schema), path)
+    pq.write_table(pa.Table.from_pylist(rows, schema=kept.schema), path)
+    rerecord(run, table)
+
+
+def rerecord(run: RunDirectory, table: str) -> None:
+    """Let the record of shard 0 tell of a part as it now is."""
+    path = run.path(table, "00000.parquet")
     record = json.loads(run.path("shards", "00000.json").read_text())
     kept = [file for file in record["files"] if file["table"] != table]
     write_json(
@@ -157,6 +165,22 @@ def test_a_batch_is_as_wide_as_its_widest_position(captured: Any, teacher: Path,
     if capture != "sampled":
         whole += batch.teacher.tail_logprob.exp()
     assert whole.tolist() == pytest.approx([1.0] * len(whole), abs=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["half", "compact"])
+def test_every_precision_trains_as_the_view_tells_it(captured: Any, teacher: Path, precision: str):
+    run = captured("top_p")
+    path = run.path("logits", "00000.parquet")
+    kept = stored(pq.read_table(path).select(LOGITS.names).cast(LOGITS), precision)
+    pq.write_table(kept, path)
+    rerecord(run, "logits")
+    _, rows = made(run, same(teacher), "pseudolabels", KD)
+    told = restored(kept).to_pylist()
+    for i in (0, 39):
+        assert rows.row(i)["topk_ids"].tolist() == told[i]["topk_ids"]
+        assert rows.row(i)["widths"].tolist() == told[i]["widths"]
+        wanted = pytest.approx(told[i]["topk_logprobs"], abs=1e-6)
+        assert rows.row(i)["topk_logprobs"].tolist() == wanted
 
 
 @pytest.mark.parametrize("k", [1, None])

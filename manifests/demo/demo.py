@@ -104,11 +104,12 @@ def _measured(run: RunDirectory, system: str) -> list[str]:
 
 def _times(runs: dict[str, RunDirectory]) -> Table:
     records = {name: run.record()["steps"] for name, run in runs.items()}
+    done = [step for step in STEPS if any(step in steps for steps in records.values())]
     rows = [
-        [name, *(f"{steps[s]['wall_seconds']:.1f}" if s in steps else "" for s in STEPS)]
+        [name, *(f"{steps[s]['wall_seconds']:.1f}" if s in steps else "" for s in done)]
         for name, steps in records.items()
     ]
-    return _table("seconds of each step, start-up included", ("run", *STEPS), rows)
+    return _table("seconds of each step, start-up included", ("run", *done), rows)
 
 
 def _rejects(run: RunDirectory) -> Table:

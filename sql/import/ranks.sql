@@ -13,7 +13,7 @@ WITH light AS (
 ),
 counted AS (
     SELECT
-        l.*, a.sample_id, a.prompt_hash, a.place,
+        l.*, a.sample_id, a.prompt_hash, a.place AS place_in_run,
         min(l."row") OVER (PARTITION BY a.sample_id) AS first,
         row_number() OVER (PARTITION BY a.sample_id ORDER BY l."row") - 1 AS ordinal,
         row_number() OVER (PARTITION BY a.sample_id ORDER BY l.error IS NOT NULL, l.score DESC NULLS LAST, l."row") - 1 AS by_score
@@ -23,7 +23,7 @@ counted AS (
 )
 SELECT
     "row", sample_id, prompt_hash, told, score, total,
-    dense_rank() OVER (ORDER BY first, place) - 1 AS place,
+    dense_rank() OVER (ORDER BY first, place_in_run) - 1 AS place,
     CASE WHEN $ranked THEN coalesce(rank, 0) ELSE by_score END::INTEGER AS rank,
     ordinal::INTEGER AS ordinal,
     (place // $size)::INTEGER AS shard

@@ -253,6 +253,27 @@ def test_equal_sources_all_get_their_candidates_and_ids_name_one(tiny_llama, tmp
     assert not (tmp_path / "crossed").exists()
 
 
+def test_candidates_of_unlabeled_sources_stand_beside_those_of_train(tiny_llama, tmp_path):
+    """A split's rows are numbered anew: no shard's number may come of that."""
+    for name, part in (("train", SOURCES[:8]), ("unlabeled", SOURCES[8:])):
+        write_jsonl(tmp_path / f"{name}.jsonl", ({"en": source} for source, _ in part))
+    data = {
+        name: {"path": str(tmp_path / f"{name}.jsonl"), "source": "en"}
+        for name in ("train", "unlabeled")
+    }
+    tree = manifest_tree(tmp_path, tiny_llama, data=data)
+    tree["generate"] |= {"shard_size": 8}
+    del tree["student"]
+    both = write_manifest_file(tmp_path / "both.yaml", tree)
+    file = write_jsonl(tmp_path / "made.jsonl", texts()[::-1])
+    figures = taken(tmp_path / "run", both, file)
+    assert (figures["candidates"], figures["shards"]) == (20, 3)
+    shards = RunDirectory(tmp_path / "run").shard_records()
+    assert [record["samples"] for record in shards] == [8, 8, 4]
+    sql = "SELECT source, text FROM candidates JOIN samples USING (sample_id)"
+    assert sorted(rows(tmp_path / "run", sql)) == sorted(SOURCES)
+
+
 def test_widths_may_differ_where_the_run_keeps_a_nucleus(manifest, given, tmp_path):
     lines = []
     for row in given:

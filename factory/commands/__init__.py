@@ -1,0 +1,1 @@
+"""The commands, by what a person comes for. Each parses, calls the library, and prints."""

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from factory.capture import Logits
 from factory.decoding import Generate
+from factory.judging.section import Judge
 from factory.sections import Dtype, Fraction, Positive, Section
 
 
@@ -146,27 +147,6 @@ class Score(Section):
     targets: tuple[str, ...] = Field(
         (), description="candidate, gold, or a field of the rows; told in the view `logits`"
     )
-
-
-class Judge(Section):
-    """Rules that a candidate must pass, and which of a source's kept candidates is taken."""
-
-    rules: tuple[str | dict[str, dict[str, Any] | None], ...] = (
-        "error",
-        "truncated",
-        "empty",
-        "length_ratio",
-        "copy",
-        "duplicate",
-    )
-    select: Literal["best"] = "best"
-
-    def named_rules(self) -> dict[str, dict[str, Any]]:
-        """Every rule's name and its parameters, in manifest order."""
-        named: dict[str, dict[str, Any]] = {}
-        for rule in self.rules:
-            named |= {rule: {}} if isinstance(rule, str) else {k: v or {} for k, v in rule.items()}
-        return named
 
 
 class TeacherLayers(Section):

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from factory import card, catalog, importing, judge, steps
+from factory import card, catalog, importing, steps
 from factory.errors import ManifestError, RunError, UserError
 from factory.generate import count_pending, generate, totals
 from factory.inheritance import take_over
+from factory.judging.judge import judge
 from factory.manifest import Manifest
 from factory.records import STEPS, RunDirectory
 from factory.samples import build_samples
@@ -242,7 +243,7 @@ def _judge(job: Job) -> str:
     key = steps.judge_key(job.plan, job.run)
     if _stands(job, "judge", key):
         return STANDS
-    judge.judge(job.run, key)
+    judge(job.run, key, job.lock)
     return DONE
 
 

@@ -113,23 +113,56 @@ EVALS = pa.schema(
     ]
 )
 
-SIGNALS = pa.schema(
-    [
-        ("sample_id", ID),
-        ("rank", pa.int32()),
+# One column for each measurement, by the family that gives it: see `factory.judging.signals`.
+MEASURED: dict[str, list[tuple[str, pa.DataType]]] = {
+    "text": [
         ("error", pa.bool_()),
         ("truncated", pa.bool_()),
         ("empty", pa.bool_()),
-        ("copy", pa.bool_()),
-        ("duplicate", pa.bool_()),
-        ("control_tokens", pa.int64()),
         ("n_words_source", pa.int64()),
         ("n_words_target", pa.int64()),
-        ("length_ratio", pa.float64()),
+        ("n_chars_source", pa.int64()),
+        ("n_chars_target", pa.int64()),
         ("n_tokens", pa.int32()),
+        ("length_ratio", pa.float64()),
+        ("char_ratio", pa.float64()),
+        ("copy", pa.bool_()),
+        ("copy_overlap", pa.float64()),
+        ("letter_share", pa.float64()),
+        ("letter_word_share", pa.float64()),
+        ("number_match", pa.float64()),
+        ("numbers_missing", pa.int64()),
+        ("numbers_added", pa.int64()),
+        ("urls_missing", pa.int64()),
+        ("urls_added", pa.int64()),
+        ("control_tokens", pa.int64()),
+    ],
+    "repetition": [
+        *((f"top_{n}gram_share", pa.float64()) for n in (2, 3, 4)),
+        *((f"duplicate_{n}gram_share", pa.float64()) for n in range(5, 11)),
+        ("duplicate_line_share", pa.float64()),
+        ("repetition", pa.float64()),
+    ],
+    "confidence": [
         ("mean_logprob", pa.float64()),
-    ]
-)
+        ("min_logprob", pa.float64()),
+        ("entropy", pa.float64()),
+    ],
+    "duplicates": [("duplicate", pa.bool_())],
+    "language": [
+        ("language_source", pa.string()),
+        ("language_target", pa.string()),
+        ("language_confidence", pa.float64()),
+    ],
+    "similarity": [("chrf_gold", pa.float64()), ("bleu_gold", pa.float64())],
+    "agreement": [("agreement", pa.float64())],
+    "near": [("near_duplicate", pa.bool_()), ("near_test", pa.bool_())],
+    "protected": [("placeholders_missing", pa.int64()), ("glossary_missing", pa.int64())],
+    "reverse": [("reverse_logprob", pa.float64())],
+}
+
+KEY = [("sample_id", ID), ("rank", pa.int32())]
+SIGNALS = pa.schema([*KEY, *(column for family in MEASURED.values() for column in family)])
 
 VERDICTS = pa.schema(
     [

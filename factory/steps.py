@@ -11,11 +11,12 @@ from factory.decoding import Generate
 from factory.engines import ABILITIES
 from factory.errors import ManifestError
 from factory.files import digest, shipped
+from factory.judging.rules import check_rules
+from factory.judging.signals import signal_keys
 from factory.manifest import Manifest
 from factory.models import ModelFacts, model_facts
 from factory.prompts import Prompter
 from factory.records import RunDirectory
-from factory.rules import check_rules
 from factory.score import GOLD, score_targets
 from factory.sections import Section
 from factory.sources import content_digest, split_files
@@ -225,9 +226,8 @@ def rules_key(manifest: Manifest) -> str:
 
 
 def judge_key(plan: Plan, run: RunDirectory) -> str:
-    """Key of the verdicts: the candidates, the samples they belong to, and the rules."""
-    candidates = [file["sha256"] for file in run.files("candidates")]
-    return digest([candidates, run.step("samples").get("key"), rules_key(plan.manifest)])
+    """Key of the verdicts: what is measured of which candidates, and the rules."""
+    return digest([signal_keys(run, plan.manifest), rules_key(plan.manifest)])
 
 
 def train_key(plan: Plan, run: RunDirectory) -> str:

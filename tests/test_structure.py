@@ -12,17 +12,21 @@ ROOT = Path(__file__).parent.parent
 # Lowest first. A module imports only what stands above it in its list.
 FACTORY = [
     "factory",
-    "errors", "files", "schemas", "sections", "decoding", "capture", "beam", "manifest",
+    "errors", "files", "schemas", "sections", "decoding", "capture", "beam",
+    "judging", "judging.section", "manifest",
     "reading",
     "records", "shards", "progress", "turns", "sources", "candidates", "models", "encoding",
     "tokenizing",
     "tokens", "template", "chat", "prompts", "logits", "toplists", "catalog", "looks", "tables",
+    "metrics",
     "engines.base", "engines.conversion", "engines.ctranslate2",
     "engines.steering", "engines.decoder", "engines.drawing", "engines.scoring",
     "engines.transformers", "engines.rollouts", "engines.arrays", "engines.vllm", "engines",
-    "rules", "samples", "workers", "placement", "queue", "replicas", "sitting", "flight",
-    "responses", "hypotheses", "precision", "recheck", "generate", "score", "judge", "inheritance",
-    "steps", "importing", "status", "viewing", "verify", "card", "exporting", "doctor", "starting",
+    "judging.rules", "samples", "workers", "placement", "queue", "replicas", "sitting", "flight",
+    "responses", "hypotheses", "precision", "recheck", "generate", "score",
+    "judging.signals", "judging.judge", "inheritance",
+    "steps", "importing", "status", "viewing", "verify", "comparing", "card",
+    "exporting", "doctor", "starting",
     "console", "checking",
     "pilot", "pipeline",
     "commands", "commands.answers", "commands.options",
@@ -41,7 +45,7 @@ STUDENT = [
 # What the student may know of the factory: its plumbing, and what both sides must agree on.
 SHARED = {
     "errors", "files", "schemas", "decoding", "models", "manifest", "records", "shards", "progress",
-    "tokenizing", "prompts", "catalog", "engines", "engines.base", "responses",
+    "tokenizing", "prompts", "catalog", "engines", "engines.base", "responses", "metrics",
 }  # fmt: skip
 
 ONE_DOOR = {"vllm", "ctranslate2", "deepspeed"}

@@ -28,7 +28,17 @@ SELECT
     coalesce(control_tokens, 0) + len(list_filter(spelled, lambda token: NOT contains(source, token))) AS control_tokens,
     len(regexp_extract_all(source, '[^\s\pZ]+')) AS n_words_source,
     len(regexp_extract_all(target, '[^\s\pZ]+')) AS n_words_target,
-    n_words_target / nullif(n_words_source, 0) AS length_ratio,
+    length(source) AS n_chars_source,
+    length(target) AS n_chars_target,
     n_tokens,
-    mean_logprob
+    n_words_target / nullif(n_words_source, 0) AS length_ratio,
+    n_chars_target / nullif(n_chars_source, 0) AS char_ratio,
+    NULL AS copy_overlap,
+    NULL AS letter_share,
+    NULL AS letter_word_share,
+    NULL AS number_match,
+    NULL AS numbers_missing,
+    NULL AS numbers_added,
+    NULL AS urls_missing,
+    NULL AS urls_added
 FROM pairs

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from factory.judge import judge
+from factory.judging.judge import judge
 from factory.records import RunDirectory
 from tests.runs import add_samples, add_shard, add_stage, finish_evaluate, finish_generate, make_run
 

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from factory import exporting
 from factory.errors import QueryError, RunError
 from factory.exporting import COLUMNS, DATA, export
-from factory.judge import judge
+from factory.judging.judge import judge
 from factory.pipeline import import_candidates, run_steps
 from factory.reading import load_manifest
 from factory.records import RunDirectory

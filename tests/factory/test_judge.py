@@ -9,9 +9,9 @@ import pytest
 
 from factory import catalog
 from factory.errors import ManifestError
-from factory.judge import judge
+from factory.judging.judge import judge
+from factory.judging.rules import check_rules, predicates, shipped_rules
 from factory.records import RunDirectory
-from factory.rules import check_rules, predicates, shipped_rules
 from factory.schemas import SIGNALS, VERDICTS
 from factory.shards import SIGNATURE, check_file
 from tests.runs import add_samples, add_shard, make_run

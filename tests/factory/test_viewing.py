@@ -147,7 +147,7 @@ def test_a_sound_run_verifies(finished):
     facts = verify(finished)
     assert facts["problems"] == []
     # samples, refused, two shards, signals, verdicts, two logs, evals, predictions
-    assert facts["files"] == 10
+    assert facts["files"] == 13
     assert facts["bytes"] > 0
 
 
@@ -168,7 +168,7 @@ def test_a_flipped_byte_is_found(finished, name):
     path.write_bytes(content)
     facts = verify(finished)
     assert facts["problems"] == [f"{path}: does not match its SHA-256"]
-    assert facts["files"] == 9
+    assert facts["files"] == 12
 
 
 def test_a_missing_file_and_a_wrong_count_are_found(finished):

@@ -12,47 +12,32 @@ from pathlib import Path
 from typing import Any
 
 from factory.catalog import Connection, connect, parquet, quoted
-from factory.files import digest, replacing, shipped
+from factory.files import replacing, shipped
+from factory.judging.rules import predicates
+from factory.judging.signals import Measuring, measure
 from factory.records import FileRecord, RunDirectory
-from factory.rules import predicates
-from factory.schemas import SIGNALS
 from factory.shards import SIGNATURE, record_file
 
 
-def judge(run: RunDirectory, key: str) -> dict[str, Any]:
-    """Judge all candidates under `key`, and record the step.
+def judge(run: RunDirectory, key: str, lock: int | None = None) -> dict[str, Any]:
+    """Judge all candidates under `key`, and record the step. `lock` is the run's, if held.
 
     Returns:
         The figures recorded: candidates, kept, selected, reasons (candidates that fail each rule),
         without_target (sources left without one), verdicts_digest (of what was selected).
     """
     began = time.monotonic()
-    rules, chosen = predicates(run.manifest()), run.manifest().judge.select
+    manifest = run.manifest()
+    rules, chosen = predicates(manifest), manifest.judge.select
     with connect(run) as connection:
-        signals = _measure(run, connection)
-        connection.execute(_judged(run, signals, rules))
-        connection.execute(f"CREATE TEMP VIEW decided AS {_query('select', chosen)}")
+        signals = measure(Measuring(run, manifest, connection, lock))
+        connection.execute(_judged(run, signals[0], rules))
+        connection.execute(f"CREATE TEMP VIEW decided AS {_query('select', str(chosen))}")
         path = run.path("verdicts", key, "part-0.parquet")
         verdicts = _store(run, connection, "decided", "verdicts", path, {"judge": key} | rules)
         figures = _figures(connection, path, rules)
-    run.finish("judge", key, time.monotonic() - began, files=[signals, verdicts], **figures)
+    run.finish("judge", key, time.monotonic() - began, files=[*signals, verdicts], **figures)
     return figures
-
-
-def _measure(run: RunDirectory, connection: Connection) -> FileRecord:
-    """Compute the signals, unless the last judgement left them for these very candidates."""
-    families = {p.stem: p.read_text("utf-8") for p in sorted(shipped("sql").glob("signals/*.sql"))}
-    candidates = [file["sha256"] for file in run.files("candidates")]
-    key = digest([candidates, run.step("samples").get("key"), families])
-    path = run.path("signals", key, "part-0.parquet")
-    for record in run.files("signals"):
-        if record["path"] == run.relative(path):
-            return record
-    for name, sql in families.items():
-        connection.execute(f"CREATE TEMP VIEW measured_{name} AS {sql}")
-    joined = " NATURAL JOIN ".join(f"measured_{name}" for name in families)
-    measured = f"(SELECT {', '.join(SIGNALS.names)} FROM {joined} ORDER BY sample_id, rank)"
-    return _store(run, connection, measured, "signals", path, {"signals": key})
 
 
 def _judged(run: RunDirectory, signals: FileRecord, rules: dict[str, str]) -> str:

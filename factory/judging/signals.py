@@ -1,0 +1,163 @@
+"""Signals: one column for each measurement, on every candidate, computed once.
+
+They come in families, each under a key of its own: what it measures, how, and of which candidates.
+A family is a file of `sql/signals`, or a function that streams batches. All are stored in the order
+of (sample_id, rank) and laid side by side, id by id, into the part that the view `signals` reads.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from factory.catalog import Connection, parquet, shipped_sql
+from factory.files import digest
+from factory.manifest import Manifest
+from factory.records import FileRecord, RunDirectory
+from factory.schemas import KEY, MEASURED, SIGNALS
+from factory.shards import write_part
+
+TABLE = "measured"  # of a family's part, which no view reads
+BATCH = 1 << 14
+
+
+@dataclass(frozen=True, slots=True)
+class Measuring:
+    """What a family needs to measure the candidates of a run.
+
+    `lock` is the run's lock, for worker processes; None where nobody holds it.
+    """
+
+    run: RunDirectory
+    manifest: Manifest
+    connection: Connection
+    lock: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Signals that are computed together.
+
+    `settings` is what shapes them beside the candidates, as JSON for the key; None: there is
+    nothing to measure, and the columns are NULL. `measure` yields batches of sample_id, rank and
+    the columns, in any order; without it, `sql/signals/NAME.sql` selects them.
+    """
+
+    name: str
+    settings: Callable[[RunDirectory, Manifest], Any] = lambda *_: {}
+    measure: Callable[[Measuring], Iterator[pa.RecordBatch]] | None = None
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The key and the columns."""
+        return pa.schema([*KEY, *MEASURED[self.name]])
+
+
+FAMILIES = (
+    Family("text"),
+    Family("confidence"),
+    Family("duplicates"),
+)
+FAMILY = {family.name: family for family in FAMILIES}
+
+
+def measure(work: Measuring) -> list[FileRecord]:
+    """Measure what the last judgement did not leave; the records of all signals, together first.
+
+    Raises:
+        SeqkdError: a family could not be measured.
+    """
+    keys = signal_keys(work.run, work.manifest)
+    parts = {name: _part(work, FAMILY[name], key) for name, key in keys.items()}
+    path = work.run.path("signals", digest(keys), "part-0.parquet")
+    together = _standing(work.run, "signals", path)
+    if together is None:
+        files = {name: work.run.path(part["path"]) for name, part in parts.items()}
+        together = _write(work, path, "signals", _side_by_side(files), SIGNALS, keys)
+    return [together, *parts.values()]
+
+
+def signal_keys(run: RunDirectory, manifest: Manifest) -> dict[str, str]:
+    """The keys of the families that are to be measured, by name.
+
+    Raises:
+        SeqkdError: something that a family needs is missing.
+    """
+    wanted = [family for family in FAMILIES if manifest.judge.measures(family.name)]
+    told = {family.name: family.settings(run, manifest) for family in wanted}
+    rows = [[file["sha256"] for file in run.files("candidates")], run.step("samples").get("key")]
+    return {
+        name: digest([rows, name, settings, _sql(FAMILY[name])])
+        for name, settings in told.items()
+        if settings is not None
+    }
+
+
+def _sql(family: Family) -> str | None:
+    return None if family.measure else shipped_sql("signals", family.name)
+
+
+def _part(work: Measuring, family: Family, key: str) -> FileRecord:
+    """A family's part, sorted, measured unless it stands."""
+    path = work.run.path("signals", key, f"{family.name}.parquet")
+    if standing := _standing(work.run, TABLE, path):
+        return standing
+    with _relation(work, family, path.parent) as relation:
+        columns = ", ".join(family.schema.names)
+        query = f"SELECT {columns} FROM ({relation}) ORDER BY sample_id, rank"
+        return _write(work, path, TABLE, query, family.schema, {family.name: key})
+
+
+@contextmanager
+def _relation(work: Measuring, family: Family, folder: Path) -> Iterator[str]:
+    """SQL of a family's rows, in any order."""
+    if family.measure is None:
+        yield shipped_sql("signals", family.name)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as aside:
+        unsorted = Path(aside, f"{family.name}.parquet")
+        with pq.ParquetWriter(unsorted, family.schema) as writer:
+            for batch in family.measure(work):
+                writer.write_batch(batch.select(family.schema.names).cast(family.schema))
+        yield parquet([unsorted])
+
+
+def _side_by_side(files: dict[str, Path]) -> str:
+    """SQL that lays the families' rows side by side, and stops where two speak of others."""
+    first, *others = files
+    measured = [f"{family}.{name}" for family in files for name, _ in MEASURED[family]]
+    known = {name.partition(".")[2] for name in measured}
+    nulls = [f"NULL AS {name}" for name in SIGNALS.names[2:] if name not in known]
+    same = [f"({first}.sample_id, {first}.rank) = ({o}.sample_id, {o}.rank)" for o in others]
+    relations = " POSITIONAL JOIN ".join(
+        f"({parquet([path])}) AS {name}" for name, path in files.items()
+    )
+    sound = " AND ".join(same) or "true"
+    return f"""
+        SELECT {first}.sample_id, {first}.rank, {", ".join(measured + nulls)}
+        FROM {relations}
+        WHERE CASE WHEN {sound} THEN true ELSE error('signals of different candidates') END
+    """
+
+
+def _write(
+    work: Measuring, path: Path, table: str, query: str, schema: pa.Schema, keys: dict[str, str]
+) -> FileRecord:
+    """Stream a query's rows into a signed part."""
+    rows = work.connection.sql(query).to_arrow_reader(BATCH)
+    batches = (batch.select(schema.names) for batch in rows)
+    return write_part(work.run, path, table, batches, schema, {"signals": keys})
+
+
+def _standing(run: RunDirectory, table: str, path: Path) -> FileRecord | None:
+    """What the last judgement recorded of a part, where it left it."""
+    records = {record["path"]: record for record in run.files(table)}
+    return records.get(run.relative(path)) if path.is_file() else None

@@ -1,0 +1,17 @@
+-- Along a target, by position from 0: how sure the teacher was of the token it chose, and what mass
+-- lies outside what is stored. Nothing but the two columns is read.
+WITH positions AS (
+    SELECT
+        origin, unnest(range(n_tokens)) AS position,
+        unnest(token_logprobs) AS logprob, unnest(tail_logprob) AS tail
+    FROM logits
+)
+SELECT
+    origin, position, count(*) AS targets, avg(logprob) AS mean_logprob,
+    approx_quantile(logprob, 0.05) AS p5_logprob,
+    avg(exp(tail)) AS mean_tail, approx_quantile(exp(tail), 0.5) AS median_tail,
+    approx_quantile(exp(tail), 0.95) AS p95_tail
+FROM positions
+WHERE position < 256
+GROUP BY origin, position
+ORDER BY origin, position

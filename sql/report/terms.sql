@@ -1,0 +1,17 @@
+-- The loss and its terms, at the points of training.sql.
+WITH numbered AS (
+    SELECT
+        *, row_number() OVER (PARTITION BY stage ORDER BY stage_step) - 1 AS place,
+        count(*) OVER (PARTITION BY stage) AS steps
+    FROM train_log
+),
+parts AS (
+    SELECT stage, step, stage_step, place, steps, unnest(list_concat(
+        [{'key': 'loss', 'value': loss}], map_entries(terms)
+    )) AS part
+    FROM numbered
+)
+SELECT stage, max(stage_step) AS stage_step, part.key AS term, avg(part.value) AS value
+FROM parts
+GROUP BY stage, place // ceil(steps / 120)::BIGINT, part.key
+ORDER BY min(step), term

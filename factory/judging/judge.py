@@ -13,8 +13,9 @@ from typing import Any
 
 from factory.catalog import Connection, connect, parquet, quoted
 from factory.files import replacing, shipped
+from factory.judging.families import Measuring
 from factory.judging.rules import predicates
-from factory.judging.signals import Measuring, measure
+from factory.judging.signals import measure
 from factory.records import FileRecord, RunDirectory
 from factory.shards import SIGNATURE, record_file
 

@@ -8,57 +8,23 @@ of (sample_id, rank) and laid side by side, id by id, into the part that the vie
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from factory.catalog import Connection, parquet, shipped_sql
+from factory.catalog import parquet, shipped_sql
 from factory.files import digest
+from factory.judging.families import Family, Measuring
 from factory.manifest import Manifest
 from factory.records import FileRecord, RunDirectory
-from factory.schemas import KEY, MEASURED, SIGNALS
+from factory.schemas import MEASURED, SIGNALS
 from factory.shards import write_part
 
 TABLE = "measured"  # of a family's part, which no view reads
 BATCH = 1 << 14
-
-
-@dataclass(frozen=True, slots=True)
-class Measuring:
-    """What a family needs to measure the candidates of a run.
-
-    `lock` is the run's lock, for worker processes; None where nobody holds it.
-    """
-
-    run: RunDirectory
-    manifest: Manifest
-    connection: Connection
-    lock: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """Signals that are computed together.
-
-    `settings` is what shapes them beside the candidates, as JSON for the key; None: there is
-    nothing to measure, and the columns are NULL. `measure` yields batches of sample_id, rank and
-    the columns, in any order; without it, `sql/signals/NAME.sql` selects them.
-    """
-
-    name: str
-    settings: Callable[[RunDirectory, Manifest], Any] = lambda *_: {}
-    measure: Callable[[Measuring], Iterator[pa.RecordBatch]] | None = None
-
-    @property
-    def schema(self) -> pa.Schema:
-        """The key and the columns."""
-        return pa.schema([*KEY, *MEASURED[self.name]])
-
 
 FAMILIES = (
     Family("text"),

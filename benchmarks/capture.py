@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from factory.decoding import token_limit
+from benchmarks.sentences import unlabeled_requests
 from factory.engines import Engine, Request, open_engine
 from factory.engines.arrays import METHODS, hand_back, put, rows, take_over
 from factory.engines.vllm import private_names
@@ -102,7 +102,7 @@ def _ways(asked: argparse.Namespace, k: int | None, folder: Path) -> dict[Way, C
     """Each way of this k as a function that times it once."""
     manifest = _manifest(asked, folder, k)
     engine = open_engine("vllm", engine_options(RunDirectory(folder), manifest))
-    requests, window = _requests(manifest), manifest.generate.window
+    requests, window = unlabeled_requests(manifest), manifest.generate.window
 
     def bare(take: Callable[[Any], Any] | None, width: int | None, flat: bool = True) -> Pace:
         made = list(_asked(requests, width, flat))
@@ -219,15 +219,6 @@ def _tree(asked: argparse.Namespace, sources: str, k: int | None) -> dict[str, o
         },
         "logits": capture if k else {"capture": "none"},
     }
-
-
-def _requests(manifest: Manifest) -> list[Request]:
-    assert manifest.teacher is not None
-    prompter = Prompter(load_tokenizer(manifest.teacher.model), manifest.prompt)
-    rows = [row for row in read_split(manifest.data.splits()["unlabeled"]) if isinstance(row, Row)]
-    _, encoded = prompter.encode([{"source": row.source} for row in rows])
-    spec = manifest.generate.max_new_tokens
-    return [Request(str(i), ids, token_limit(spec, len(ids))) for i, ids in enumerate(encoded)]
 
 
 def _job(folder: Path, manifest: Manifest, engine: Engine) -> Pace:

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from factory.decoding import token_limit
+from benchmarks.sentences import unlabeled_requests
 from factory.engines import Engine, Request, open_engine
 from factory.generate import engine_options, fill_shards, plan_generation
 from factory.manifest import Manifest
@@ -33,7 +33,7 @@ def main() -> None:
         manifest = _manifest(options, Path(folder))
         asked = engine_options(RunDirectory(Path(folder)), manifest)
         engine = open_engine(options.engine, asked)
-        requests = _requests(manifest)
+        requests = unlabeled_requests(manifest)
         _bare(engine, requests[:200])
         ratios = []
         for pair in range(options.pairs):
@@ -82,16 +82,6 @@ def _tree(options: argparse.Namespace, sources: str) -> dict[str, object]:
         },
         "logits": {"capture": "top_k", "k": options.k},
     }
-
-
-def _requests(manifest: Manifest) -> list[Request]:
-    """The job's own requests, made once."""
-    assert manifest.teacher is not None
-    prompter = Prompter(load_tokenizer(manifest.teacher.model), manifest.prompt)
-    rows = [row for row in read_split(manifest.data.splits()["unlabeled"]) if isinstance(row, Row)]
-    _, encoded = prompter.encode([{"source": row.source} for row in rows])
-    spec = manifest.generate.max_new_tokens
-    return [Request(str(i), ids, token_limit(spec, len(ids))) for i, ids in enumerate(encoded)]
 
 
 def _bare(engine: Engine, requests: list[Request]) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 from factory.decoding import Generate, draw_seed, token_limit
 from factory.engines import Request
-from factory.manifest import Prompt, Split
+from factory.manifest import Manifest, Prompt, Split
 from factory.prompts import Prompter
 from factory.sources import Row, read_split
 from factory.tokenizing import load_tokenizer
@@ -48,3 +48,13 @@ def requests_of(asked: argparse.Namespace, generate: Generate, seed: int = 17) -
         )
         for number, ids in enumerate(encoded)
     ]
+
+
+def unlabeled_requests(manifest: Manifest) -> list[Request]:
+    """The requests that a job makes of the manifest's unlabeled split."""
+    assert manifest.teacher is not None
+    prompter = Prompter(load_tokenizer(manifest.teacher.model), manifest.prompt)
+    rows = [row for row in read_split(manifest.data.splits()["unlabeled"]) if isinstance(row, Row)]
+    _, encoded = prompter.encode([{"source": row.source} for row in rows])
+    spec = manifest.generate.max_new_tokens
+    return [Request(str(i), ids, token_limit(spec, len(ids))) for i, ids in enumerate(encoded)]

@@ -1,22 +1,20 @@
-"""DuckDB over a run: the contract's views, a fence for SQL from outside, and `catalog.duckdb`.
+"""DuckDB over a run: the contract's views, and `catalog.duckdb`.
 
 The views are the files of `sql/views`, over one relation `raw.TABLE` for every table a run stores:
 the Parquet files that records name, or an empty relation of the same types before there are any.
-Beside them stand the macros of `sql/macros`, and for SQL from outside the looks of `sql/look`:
-queries with parameters, `FROM NAME(parameter := value)`, that may read the views of a second run,
-`other.VIEW`.
+Beside them stand the macros of `sql/macros`, the views of a second run as `other.VIEW`, and for SQL
+from outside (see `factory.fence`) the looks of `sql/look`: queries with parameters, `FROM
+NAME(parameter := value)`.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ import duckdb
 import pyarrow as pa
 
 from factory import schemas
-from factory.errors import DamagedFile, QueryError, RunError
+from factory.errors import DamagedFile, RunError
 from factory.files import replacing, shipped
 from factory.records import RunDirectory
 
@@ -68,7 +66,6 @@ SHARD_COLUMNS = {
     "seconds": "DOUBLE",
     "files": 'STRUCT(path VARCHAR, "rows" BIGINT, sha256 VARCHAR)[]',
 }
-TABLE_FUNCTIONS = {"unnest", "range", "generate_series", "json_each", "json_tree"}
 MEMORY = 1 << 30
 PORTION = 4096  # candidates joined with what belongs to them at a time
 STORAGE = "v1.4.0"  # the oldest DuckDB that should open catalog.duckdb
@@ -77,8 +74,10 @@ Connection = duckdb.DuckDBPyConnection
 Naming = Callable[[Path], str]
 
 
-def connect(run: RunDirectory) -> Connection:
+def connect(run: RunDirectory, other: RunDirectory | None = None) -> Connection:
     """Open all views of a run, for SQL of our own. Memory is bounded; the rest spills to the run.
+
+    Those of another run may stand beside them, as `other.VIEW`.
 
     Raises:
         DamagedFile: a recorded file is missing.
@@ -88,49 +87,9 @@ def connect(run: RunDirectory) -> Connection:
     connection.execute(f"SET memory_limit = '{_memory()}B'")
     connection.execute(f"SET temp_directory = {quoted(_spill(run))}")
     _create_views(connection, run, str)
+    if other:
+        _attach(connection, other, str)
     return connection
-
-
-def fenced(run: RunDirectory, other: RunDirectory | None = None) -> Connection:
-    """Open all views of a run for SQL from outside: it can read recorded files and nothing else.
-
-    Those of another run may stand beside them, as `other.VIEW`.
-    """
-    connection = connect(run)
-    _create_looks(connection, run, other, str)
-    paths = _files(run) + (_files(other) if other else [])
-    allowed = ", ".join([_listed(paths, str), *(quoted(str(path)) for path in paths)])
-    connection.execute(f"SET allowed_paths = [{allowed if paths else ''}]")
-    connection.execute("SET enable_external_access = false")
-    connection.execute("SET lock_configuration = true")
-    return connection
-
-
-def select(
-    run: RunDirectory, sql: str, other: RunDirectory | None = None
-) -> duckdb.DuckDBPyRelation:
-    """Bind one statement that selects, fenced; its rows are computed when they are fetched.
-
-    Raises:
-        QueryError: it is not exactly one reading statement, or DuckDB refuses it.
-    """
-    connection = fenced(run, other)
-    with query_errors():
-        _check_reads(connection, sql)
-        return connection.sql(sql)
-
-
-@contextmanager
-def query_errors() -> Iterator[None]:
-    """Turn what DuckDB says of SQL from outside into one line.
-
-    Raises:
-        QueryError: DuckDB refused the query, or could not finish it.
-    """
-    try:
-        yield
-    except duckdb.Error as error:
-        raise QueryError("sql", None, _first_line(error)) from None
 
 
 def refresh(run: RunDirectory) -> None:
@@ -153,7 +112,7 @@ def _build(run: RunDirectory, path: Path, parent: Path) -> None:
         connection.execute("USE catalog")
         name = partial(_from_parent, run)
         _create_views(connection, run, name)
-        _create_looks(connection, run, None, name)
+        create_looks(connection, run, name)
         connection.execute("USE memory; DETACH catalog")
 
 
@@ -178,7 +137,7 @@ def quoted(text: str) -> str:
 
 def parquet(paths: list[Path], name: Naming = str, options: str = "filename = false") -> str:
     """SQL that reads Parquet files, whatever characters their paths hold."""
-    files = _listed(paths, name)
+    files = listed(paths, name)
     return f"SELECT * FROM read_parquet([{files}], hive_partitioning = false, {options})"
 
 
@@ -212,24 +171,33 @@ def _create_views(connection: Connection, run: RunDirectory, name: Naming) -> No
         connection.execute(shipped_sql("macros", macro))
 
 
-def _create_looks(
-    connection: Connection, run: RunDirectory, other: RunDirectory | None, name: Naming
-) -> None:
-    """Create the looks, and the other run's views as `other`.
+def create_looks(connection: Connection, run: RunDirectory, name: Naming = str) -> None:
+    """Create the looks, over the views of `run` and those of `other` where it is attached.
 
     DuckDB binds a macro where it is created, so the run itself stands in where there is no other.
     """
-    [(home,)] = connection.execute("SELECT current_database()").fetchall()
-    connection.execute(f"ATTACH ':memory:' AS {OTHER}; USE {OTHER}")
-    _create_views(connection, other or run, name)
-    connection.execute(f"USE {home}")
+    stands_in = OTHER not in _attached(connection)
+    if stands_in:
+        _attach(connection, run, name)
     for look in looks():
         connection.execute(shipped_sql("look", look))
-    if other is None:
+    if stands_in:
         connection.execute(f"DETACH {OTHER}")
 
 
-def _files(run: RunDirectory) -> list[Path]:
+def _attach(connection: Connection, other: RunDirectory, name: Naming) -> None:
+    [(home,)] = connection.execute("SELECT current_database()").fetchall()
+    connection.execute(f"ATTACH ':memory:' AS {OTHER}; USE {OTHER}")
+    _create_views(connection, other, name)
+    connection.execute(f"USE {home}")
+
+
+def _attached(connection: Connection) -> set[str]:
+    rows = connection.execute("SELECT database_name FROM duckdb_databases()").fetchall()
+    return {name for (name,) in rows}
+
+
+def recorded_files(run: RunDirectory) -> list[Path]:
     """Every file the views read."""
     return [path for table in TABLES for path in _recorded(run, table)] + _shard_paths(run)
 
@@ -256,12 +224,12 @@ def _shards(paths: list[Path], name: Naming) -> str:
         nulls = (f"CAST(NULL AS {kind}) AS {column}" for column, kind in SHARD_COLUMNS.items())
         return f"SELECT {', '.join(nulls)} WHERE false"
     return (
-        f"SELECT * FROM read_json([{_listed(paths, name)}], format = 'unstructured', "
+        f"SELECT * FROM read_json([{listed(paths, name)}], format = 'unstructured', "
         f"hive_partitioning = false, columns = {{{types}}})"
     )
 
 
-def _listed(paths: list[Path], name: Naming) -> str:
+def listed(paths: list[Path], name: Naming = str) -> str:
     """Paths as SQL literals that DuckDB takes as they stand, not as patterns."""
     return ", ".join(quoted(re.sub(r"([*?\[])", r"[\1]", name(path))) for path in paths)
 
@@ -271,42 +239,6 @@ def _empty(connection: Connection, schema: pa.Schema) -> str:
     pairs = zip(relation.columns, relation.types, strict=True)
     columns = (f'CAST(NULL AS {kind}) AS "{name}"' for name, kind in pairs)
     return f"SELECT {', '.join(columns)} WHERE false"
-
-
-def _check_reads(connection: Connection, sql: str) -> None:
-    """Refuse all but one statement that selects, and changes nothing on the way.
-
-    The fence is not enough: DuckDB runs COPY inside WITH, and would overwrite a file it may read.
-    It binds such a WITH at the top level only, so the statement is bound as a subquery first; and
-    the table functions that run SQL of their own (`query`, `json_execute_serialized_sql`) are out.
-    """
-    statements = duckdb.extract_statements(sql)
-    if len(statements) != 1:
-        raise QueryError("sql", sql, f"holds {len(statements)} statements: write one SELECT")
-    if statements[0].type != duckdb.StatementType.SELECT:
-        kind = statements[0].type.name
-        raise QueryError("sql", sql, f"is a statement of kind {kind}: write one SELECT")
-    [tree] = connection.execute("SELECT json_serialize_sql($1)", [sql]).fetchall()[0]
-    for function in _table_functions(json.loads(tree)):
-        if function not in TABLE_FUNCTIONS.union(looks()):
-            remedy = f"use the views {', '.join(VIEWS)}, or {', '.join(looks())}"
-            raise QueryError("sql", function, f"cannot be read: {remedy}")
-    connection.execute(f"EXPLAIN FROM query({quoted(sql)})")
-
-
-def _table_functions(node: Any) -> Iterator[str]:
-    if isinstance(node, dict):
-        if node.get("type") == "TABLE_FUNCTION":
-            yield node["function"]["function_name"]
-        node = list(node.values())
-    if isinstance(node, list):
-        for child in node:
-            yield from _table_functions(child)
-
-
-def _first_line(error: duckdb.Error) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _spill(run: RunDirectory) -> str:

@@ -9,8 +9,9 @@ from typing import Any
 
 import duckdb
 
-from factory.catalog import OTHER, looks, quoted, select, shipped_sql
+from factory.catalog import OTHER, looks, quoted, shipped_sql
 from factory.errors import QueryError, nearest
+from factory.fence import select
 from factory.records import RunDirectory
 
 HEAD = re.compile(r"^CREATE MACRO \w+\((.*?)\) AS TABLE", re.MULTILINE | re.DOTALL)
@@ -19,7 +20,7 @@ HEAD = re.compile(r"^CREATE MACRO \w+\((.*?)\) AS TABLE", re.MULTILINE | re.DOTA
 def ask(
     run: RunDirectory, query: str, values: Sequence[str] = (), other: RunDirectory | None = None
 ) -> duckdb.DuckDBPyRelation:
-    """The answer to SQL from outside, or to `@NAME`, fenced; see `statement` and `catalog.select`.
+    """The answer to SQL from outside, or to `@NAME`, fenced; see `statement` and `fence.select`.
 
     Raises:
         QueryError: it cannot be asked.

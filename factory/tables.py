@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from factory.catalog import query_errors
 from factory.errors import QueryError, nearest
+from factory.fence import query_errors
 from factory.files import replacing
 
 BATCH = 2048

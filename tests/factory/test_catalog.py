@@ -1,4 +1,4 @@
-"""The views over a run, the fence around SQL from outside, and the catalog for the DuckDB shell."""
+"""The views over a run, and the catalog for the DuckDB shell."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from factory import catalog, schemas
-from factory.errors import DamagedFile, QueryError, RunError
+from factory import catalog, fence, schemas
+from factory.errors import DamagedFile, RunError
 from factory.records import RunDirectory
 from tests.runs import add_samples, add_shard, make_run
 
@@ -159,98 +159,8 @@ def test_odd_names_of_folders_are_taken_as_they_stand(tmp_path):
     add_samples(odd, [{"sample_id": "a", "source": "x"}])
     add_shard(odd, 0, [{"sample_id": "a", "text": "y"}])
     catalog.refresh(odd)
-    assert catalog.select(odd, "SELECT text FROM candidates, shards").fetchall() == [("y",)]
-    assert "k" not in catalog.select(odd, "DESCRIBE samples").fetchall()[-1]
-
-
-# --- the fence -----------------------------------------------------------------------------------
-
-OVERWRITE = "(FORMAT parquet, USE_TMP_FILE false)"
-HOSTILE = [
-    "COPY samples TO '{out}'",
-    "COPY (SELECT 1) TO '{part}' " + OVERWRITE,
-    "WITH x AS (COPY (SELECT 1) TO '{part}' " + OVERWRITE + ") SELECT * FROM x",
-    "WITH x AS (COPY (SELECT 1) TO '{out}') SELECT * FROM x",
-    "FROM query('WITH x AS (COPY (SELECT 1) TO ''{out}'') SELECT 1')",
-    "FROM json_execute_serialized_sql(json_serialize_sql("
-    "'WITH x AS (COPY (SELECT 1) TO ''{part}'' " + OVERWRITE + ") SELECT 1'))",
-    "FROM \"Query\"('FROM json_execute_' || 'serialized_sql(''x'')')",
-    "EXPORT DATABASE '{out}'",
-    "EXPLAIN ANALYZE COPY (SELECT 1) TO '{out}'",
-    "EXPLAIN ANALYZE SELECT 1",
-    "ATTACH '{out}'",
-    "SELECT * FROM read_csv('{other}')",
-    "SELECT * FROM '{other}'",
-    "SELECT * FROM read_text('{other}')",
-    "SELECT * FROM read_blob('/etc/hostname')",
-    "SELECT * FROM glob('{folder}/*')",
-    "SELECT * FROM read_parquet('{link}')",
-    "SELECT * FROM '{link}'",
-    "PRAGMA database_list",
-    "CALL pragma_version()",
-    "INSTALL httpfs",
-    "LOAD httpfs",
-    "SET memory_limit = '100GB'",
-    "RESET ALL",
-    "SELECT 1; SELECT 2",
-    "SELECT 1; COPY samples TO '{out}'",
-    "",
-    "-- nothing",
-    "CREATE TABLE t AS SELECT 1",
-    "CREATE VIEW v AS SELECT 1",
-    "CREATE MACRO m() AS 1",
-    "DROP VIEW samples",
-    "INSERT INTO samples SELECT * FROM samples",
-    "BEGIN",
-    "CHECKPOINT",
-    "SELECT * FROM enable_logging(storage := 'file', storage_config := {{'path': '{out}'}})",
-    "SELECT * FROM run",  # a Python variable of ours
-    "SELEC 1",
-    "SELECT nothing FROM samples",
-    "SELECT 'a'::INTEGER",
-]
-
-
-@pytest.mark.parametrize("sql", HOSTILE)
-def test_the_fence_holds(tmp_path, run, sql):
-    folder = tmp_path / "outside"
-    folder.mkdir()
-    other, out, link = folder / "other.csv", folder / "out", run.path("link.csv")
-    other.write_text("a\n1\n")
-    link.symlink_to(other)
-    part = run.path("samples", "part-0.parquet")
-    before = part.read_bytes()
-    filled = sql.format(out=out, other=other, link=link, folder=folder, part=part)
-    with pytest.raises(QueryError) as caught, catalog.query_errors():
-        catalog.select(run, filled).fetchall()
-    assert "\n" not in str(caught.value)
-    assert part.read_bytes() == before
-    assert [path.name for path in folder.iterdir()] == ["other.csv"]
-
-
-READING = [
-    "SELECT count(*) FROM samples",
-    "FROM samples; -- and no more",
-    "WITH x AS (SELECT 4 AS a) SELECT a FROM x",
-    "SELECT max(i) + 2 FROM range(3) t(i)",
-    "SELECT DISTINCT 4 FROM (DESCRIBE samples)",
-    "VALUES (4)",
-    "SELECT len(unnest(token_ids)::VARCHAR) + 3 FROM candidates LIMIT 1 /* why not */ ;",
-]
-
-
-@pytest.mark.parametrize("sql", READING[:1] + READING[2:])
-def test_one_reading_statement_passes(run, sql):
-    assert catalog.select(run, sql).fetchall() == [(4,)]
-
-
-def test_a_trailing_comment_passes(run):
-    assert len(catalog.select(run, READING[1]).fetchall()) == 4
-
-
-def test_order_is_kept(run):
-    found = catalog.select(run, "SELECT sample_id FROM samples ORDER BY sample_id DESC").fetchall()
-    assert [sample_id for (sample_id,) in found] == ["u", "t", "b", "a"]
+    assert fence.select(odd, "SELECT text FROM candidates, shards").fetchall() == [("y",)]
+    assert "k" not in fence.select(odd, "DESCRIBE samples").fetchall()[-1]
 
 
 def test_a_recorded_file_that_is_missing_is_named(run):

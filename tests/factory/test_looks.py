@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from factory import catalog
+from factory import catalog, fence
 from factory.cli import app
 from factory.errors import QueryError
 from factory.looks import ask, parameters
@@ -202,7 +202,7 @@ def test_a_run_agrees_with_itself(runs):
 
 def test_runs_of_different_tokenizers_are_not_compared(tmp_path, runs):
     foreign = build(tmp_path / "foreign", 2, tokens=TOKENS[::-1])
-    with pytest.raises(QueryError, match="different tokenizers"), catalog.query_errors():
+    with pytest.raises(QueryError, match="different tokenizers"), fence.query_errors():
         ask(runs[0], "@agreement", other=foreign).fetchall()
 
 
@@ -215,7 +215,7 @@ def test_the_other_run_stands_beside_this_one_within_the_fence(runs, tmp_path):
     outside = tmp_path / "outside.csv"
     outside.write_text("a\n1\n")
     for hostile in (f"FROM '{outside}'", f"FROM '{there.path('manifest.yaml')}'"):
-        with pytest.raises(QueryError), catalog.query_errors():
+        with pytest.raises(QueryError), fence.query_errors():
             ask(here, hostile, other=there).fetchall()
 
 
@@ -229,14 +229,14 @@ WRONG = [
     ("@uncertain", ("n=many",), "Could not convert string 'many'"),
     ("@uncertain", ("n=3) UNION SELECT (1",), "Could not convert string"),
     ("SELECT 1", ("n=3",), "is for a query by name"),
-    ("FROM uncertian()", (), "cannot be read: use the views tokens, "),
+    ("FROM uncertian()", (), "'uncertian': cannot be read: did you mean 'uncertain'?"),
     ("FROM agreement()", (), 'schema "other" does not exist'),
 ]
 
 
 @pytest.mark.parametrize(("query", "values", "told"), WRONG)
 def test_what_cannot_be_asked_is_told_in_a_line(runs, query, values, told):
-    with pytest.raises(QueryError) as caught, catalog.query_errors():
+    with pytest.raises(QueryError) as caught, fence.query_errors():
         ask(runs[0], query, values).fetchall()
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from factory import catalog
+from factory import fence
 from factory.tokens import keep_tokens, token_table
 from factory.verify import verify
 from tests.runs import add_samples, add_tokens, make_run
@@ -121,18 +121,18 @@ def test_tokens_in_sql(tmp_path, asked, answer):
     run = make_run(tmp_path / "run")
     add_samples(run, [{"sample_id": "a", "source": "x"}])
     keep_tokens(run, metaspace(), "print")
-    assert catalog.select(run, f"SELECT {asked}").fetchall() == [(answer,)]
+    assert fence.select(run, f"SELECT {asked}").fetchall() == [(answer,)]
 
 
 def test_half_a_character_and_a_run_without_tokens(tmp_path):
     run = make_run(tmp_path / "run")
-    assert catalog.select(run, "SELECT token_text(5), tokens_text([5, 6])").fetchall() == [
+    assert fence.select(run, "SELECT token_text(5), tokens_text([5, 6])").fetchall() == [
         ("<5>", "<5><6>")
     ]
     add_samples(run, [{"sample_id": "a", "source": "x"}])
     keep_tokens(run, llama_like(), "print")
     ids = [259, 3 + 0xC3, 3 + 0xA9, 260, 3 + 0xC3]
-    found = catalog.select(run, f"SELECT tokens_text({ids[:4]}), tokens_text({ids})").fetchall()
+    found = fence.select(run, f"SELECT tokens_text({ids[:4]}), tokens_text({ids})").fetchall()
     assert found == [(" leé chat", r" le\xc3\xa9 chat\xc3")]
 
 
@@ -144,4 +144,4 @@ def test_a_wide_vocabulary_costs_nothing_that_grows_with_the_rows(tmp_path):
         "SELECT count(*), max(tokens_text([i, 149999 - i, 150000])) FILTER (i = 7) "
         "FROM range(100000) t(i) WHERE token_text(i) <> ''"
     )
-    assert catalog.select(run, sql).fetchall() == [(100_000, " 7 149992<150000>")]
+    assert fence.select(run, sql).fetchall() == [(100_000, " 7 149992<150000>")]

@@ -7,14 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from sacrebleu.metrics.bleu import BLEU
-from sacrebleu.metrics.chrf import CHRF
-from sacrebleu.significance import estimate_ci
-
-METRICS: dict[str, type[BLEU] | type[CHRF]] = {"bleu": BLEU, "chrf": CHRF}
-RESAMPLES = 1000
-SEED = 12345  # sacreBLEU's own
+from factory.metrics import METRICS, interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +42,9 @@ def scores(texts: Texts, metrics: Sequence[str], folds: int) -> Iterator[dict[st
 
 def _row(texts: Texts, name: str, fold: int | None, cut: slice) -> dict[str, Any]:
     metric = METRICS[name]()
-    hypotheses, references = list(texts.hypotheses[cut]), [list(texts.references[cut])]
-    score = float(metric.corpus_score(hypotheses, references).score)
-    low, high = (None, None) if fold is not None else _interval(metric, hypotheses, references)
+    hypotheses, references = list(texts.hypotheses[cut]), list(texts.references[cut])
+    score = float(metric.corpus_score(hypotheses, [references]).score)
+    low, high = (None, None) if fold is not None else interval(metric, hypotheses, references)
     return {
         "system": texts.system,
         "stage": texts.stage,
@@ -63,21 +56,3 @@ def _row(texts: Texts, name: str, fold: int | None, cut: slice) -> dict[str, Any
         "ci_high": high,
         "signature": str(metric.get_signature()),
     }
-
-
-def _interval(
-    metric: BLEU | CHRF, hypotheses: list[str], references: list[list[str]]
-) -> tuple[float, float]:
-    """What `corpus_score(…, n_bootstrap=1000)` finds, draws included, row by row.
-
-    SacreBLEU's own copies every resample's statistics at once, and fails where some of the
-    resamples score 0.
-    """
-    statistics = metric._extract_corpus_statistics(hypotheses, references)
-    stacked = np.asarray(statistics, dtype=np.float32)
-    random = np.random.default_rng(SEED)
-    draws = random.choice(len(stacked), size=(RESAMPLES, len(stacked)), replace=True)
-    found = [metric._compute_score_from_stats(stacked[draw].sum(0)).score for draw in draws]
-    middle, half = estimate_ci(np.asarray(found, dtype=np.float64))
-    metric.n_bootstrap, metric.seed = RESAMPLES, str(SEED)  # for the signature
-    return float(middle - half), float(middle + half)

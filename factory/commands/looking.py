@@ -47,6 +47,34 @@ def inspect(
     answer(facts, as_json, lambda: display(show(facts)))
 
 
+def compare(
+    directories: Annotated[list[Path], typer.Argument(metavar="RUN...", help="runs to compare")],
+    baseline: Annotated[
+        Path | None, typer.Option(help="the run to compare with, instead of the first")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="its student or teacher, instead of the same system")
+    ] = None,
+    price_per_hour: Annotated[
+        float | None, typer.Option(min=0, help="of the machine, to tell what each run cost")
+    ] = None,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="print Markdown")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show runs side by side: scores with intervals and significance, sizes, tokens, time.
+
+    Example: seqkd compare runs/demo/baseline runs/demo/student
+    """
+    from factory import sheets
+    from factory.comparing import compare
+
+    runs = [existing(directory) for directory in directories]
+    beside = existing(baseline) if baseline else None
+    facts = compare(runs, beside, against, price_per_hour)
+    told = (lambda: typer.echo(sheets.markdown(facts), nl=False)) if as_markdown else None
+    answer(facts, as_json, told or (lambda: display(sheets.show(facts))))
+
+
 def status(directory: Run, as_json: AsJson = False) -> None:
     """Say how far the run is: shards done, missing and failed, tokens per second, time left.
 

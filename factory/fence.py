@@ -140,5 +140,6 @@ def _said(details: Details) -> str:
         kind = details.get("type", "column").lower()
         meant = f"did you mean {', '.join(known[:OFFERED])}?" if known else ALL_NAMES
         return f"is no {kind} here: {meant}"
-    message = details["exception_message"].split("\n\n")[0].split("\n\tCandidate")[0]
-    return " ".join(message.split())
+    first, *rest = details["exception_message"].split("\n\n")
+    likes = [part for part in rest if part.startswith("Candidate")]
+    return " ".join(" ".join([first.split("\n\tCandidate")[0], *likes]).split())

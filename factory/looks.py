@@ -32,7 +32,7 @@ def statement(query: str, values: Sequence[str] = (), beside: bool = False) -> s
     """The SQL to ask: the query itself, or for `@NAME` the one that calls the look of that name.
 
     Args:
-        query: SQL, or `@NAME`.
+        query: SQL, `@NAME`, or `@` for the names of all, what they answer and their parameters.
         values: a look's parameters, each `NAME=VALUE`; a VALUE that is no JSON is text.
         beside: whether there is another run beside this one, for looks at two.
 
@@ -44,6 +44,10 @@ def statement(query: str, values: Sequence[str] = (), beside: bool = False) -> s
             raise QueryError("--param", values[0], "is for a query by name: write it into the SQL")
         return query
     name = query[1:]
+    if not name and not values:
+        return _contents()
+    if not name:
+        raise QueryError("--param", values[0], "is for a query with a name: write @NAME")
     if name not in looks():
         raise QueryError("sql", query, f"is no query: {nearest(name, looks())}")
     if not beside and f"{OTHER}." in _statement(name):
@@ -55,6 +59,19 @@ def parameters(name: str) -> dict[str, str]:
     """A look's parameters and their defaults, as SQL."""
     head = HEAD.search(shipped_sql("look", name))
     return dict(re.findall(r"(\w+) := ([^,]+)", head[1])) if head else {}
+
+
+def question(name: str) -> str:
+    """What a look answers."""
+    return shipped_sql("look", name).splitlines()[0].removeprefix("-- ")
+
+
+def _contents() -> str:
+    rows = []
+    for name in looks():
+        given = ", ".join(f"{key}={default}" for key, default in parameters(name).items())
+        rows.append(f"({quoted('@' + name)}, {quoted(question(name))}, {quoted(given)})")
+    return f"FROM (VALUES {', '.join(rows)}) AS looks(name, answers, parameters)"
 
 
 def _statement(name: str) -> str:

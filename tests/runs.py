@@ -85,6 +85,20 @@ def finish_generate(run: RunDirectory) -> None:
     run.finish("generate", "generate-key", 2.0)
 
 
+def finish_judge(run: RunDirectory, judged: Iterable[Row]) -> None:
+    """Finish the judgement. A row needs sample_id; its signals, `reasons` and `selected` go where
+    they belong, and a candidate without reasons is kept and, unless told otherwise, selected."""
+    rows = [{"rank": 0, "reasons": []} | row for row in judged]
+    for row in rows:
+        row["kept"] = not row["reasons"]
+        row["selected"] = row.get("selected", row["kept"])
+    files = [
+        part(run, "signals", _only(rows, schemas.SIGNALS), schemas.SIGNALS),
+        part(run, "verdicts", _only(rows, schemas.VERDICTS), schemas.VERDICTS),
+    ]
+    run.finish("judge", "judge-key", 0.1, files=files)
+
+
 def add_stage(run: RunDirectory, stage: str, log: Iterable[Row], **facts: Any) -> None:
     """Finish a training stage. A row of the log needs step, stage_step, loss and tokens."""
     rows = [{"stage": stage, "epoch": 1, "terms": {"ce": 1.0}, "lr": 1e-3} | row for row in log]
@@ -109,6 +123,10 @@ def _part(
 ) -> FileRecord:
     built = pa.Table.from_pylist(list(rows), schema=schema)
     return write_part(run, path, table, built.to_batches(), schema, SIGNATURE)
+
+
+def _only(rows: list[Row], schema: pa.Schema) -> list[Row]:
+    return [{name: row.get(name) for name in schema.names} for row in rows]
 
 
 def _sample(index: int, row: Row) -> Row:

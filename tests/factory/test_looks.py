@@ -221,7 +221,7 @@ def test_the_other_run_stands_beside_this_one_within_the_fence(runs, tmp_path):
 
 WRONG = [
     ("@agreemnt", (), "'@agreemnt': is no query: did you mean 'agreement'"),
-    ("@", (), "known: agreement, confidence, "),
+    ("@", ("n=3",), "'n=3': is for a query with a name"),
     ("@agreement", (), "name the other one by --with RUN"),
     ("@uncertain", ("m=3",), "'m': is no parameter of @uncertain"),
     ("@uncertain", ("n",), "'n': has no value: write n=VALUE"),
@@ -232,6 +232,16 @@ WRONG = [
     ("FROM uncertian()", (), "'uncertian': cannot be read: did you mean 'uncertain'?"),
     ("FROM agreement()", (), 'schema "other" does not exist'),
 ]
+
+
+def test_a_list_of_the_names_with_what_they_answer(runs):
+    found = {row[0]: row[1:] for row in ask(runs[0], "@").fetchall()}
+    assert set(found) == {f"@{name}" for name in catalog.looks()}
+    assert found["@uncertain"] == (
+        "Where was the teacher least sure, and between what?",
+        "n=20, before=8, others=3, least=0",
+    )
+    assert found["@agreement"][1] == ""
 
 
 @pytest.mark.parametrize(("query", "values", "told"), WRONG)
@@ -269,7 +279,7 @@ def test_looks_and_tokens_in_the_plain_shell(runs, monkeypatch):
     monkeypatch.chdir(here.root.parent)
     with duckdb.connect("here/catalog.duckdb", read_only=True) as shell:
         assert shell.sql("SELECT tokens_text([1, 2, 3])").fetchall() == [(" ab c",)]
-        for name in set(catalog.looks()) - {"agreement"}:
+        for name in ("confidence", "entropy_by_position", "tail_by_position", "uncertain"):
             asked = shell.sql(f"FROM {name}()").fetchall()
             assert asked == ask(here, f"@{name}").fetchall() != []
         shell.execute("ATTACH 'there/catalog.duckdb' AS other (READ_ONLY)")

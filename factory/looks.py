@@ -56,9 +56,10 @@ def statement(query: str, values: Sequence[str] = (), beside: bool = False) -> s
 
 
 def parameters(name: str) -> dict[str, str]:
-    """A look's parameters and their defaults, as SQL."""
+    """A look's parameters and their defaults, as `--param` takes them."""
     head = HEAD.search(shipped_sql("look", name))
-    return dict(re.findall(r"(\w+) := ([^,]+)", head[1])) if head else {}
+    found = re.findall(r"(\w+) := ([^,]+)", head[1]) if head else []
+    return {name: default.strip("'") for name, default in found}
 
 
 def question(name: str) -> str:

@@ -17,7 +17,8 @@ from typing import IO, Any, TypeAlias
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
+from rich.console import Console, Group, JustifyMethod
+from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
@@ -27,6 +28,10 @@ from factory.files import replacing
 
 BATCH = 2048
 TABLE_ROWS = 100
+TABLE_RECORDS = 10  # of rows shown one after another
+LEGIBLE = 16  # characters that a column of text needs to be read
+BORDER = 3  # characters between two columns
+CELL = 1000  # characters shown of one value
 FILE_WIDTH = 200
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -36,7 +41,8 @@ Rows: TypeAlias = pa.RecordBatchReader
 def write_rows(relation: duckdb.DuckDBPyRelation, form: str, output: Path | None = None) -> None:
     """Write a query's rows as `form`, to a file that is whole or absent, or to standard output.
 
-    A table shows the first 100 rows; NULL is empty in CSV and null in JSON, where NaN is null too.
+    A table shows the first 100 rows, or where its columns do not fit the terminal the first 10, one
+    after another. NULL is empty in CSV and null in JSON, where NaN is null too.
 
     Raises:
         QueryError: the form is unknown or cannot hold the rows, or the query fails on the way.
@@ -72,17 +78,53 @@ def _sink(output: Path | None, binary: bool) -> Iterator[IO[Any]]:
 
 
 def _write_table(rows: Rows, stream: IO[str]) -> None:
+    """Rows beneath each other, or where columns would be too narrow to read, row after row."""
     console = Console(file=stream, width=None if stream is sys.stdout else FILE_WIDTH)
-    shown = list(islice(_records(rows), TABLE_ROWS + 1))
+    records = list(islice(_records(rows), TABLE_ROWS + 1))
+    cells = [[_cell(value) for value in record] for record in records[:TABLE_ROWS]]
+    wanted = _widths(rows.schema, cells)
+    fits = sum(wanted) + BORDER * len(wanted) + 1 <= console.width
+    shown = cells if fits else cells[:TABLE_RECORDS]
+    console.print(_grid(rows.schema, shown, wanted) if fits else _listing(rows.schema, shown))
+    if len(records) > len(shown):
+        told = f"The first {len(shown)} rows; all of them with --format csv, json, parquet."
+        console.print(told)
+
+
+def _widths(schema: pa.Schema, cells: list[list[Text]]) -> list[int]:
+    """What each column needs to be read: a number its digits, a text a few words."""
+    widths = []
+    for place, field in enumerate(schema):
+        longest = max((row[place].cell_len for row in cells), default=0)
+        needed = longest if _is_number(field) else min(longest, LEGIBLE)
+        widths.append(max(needed, min(len(field.name), LEGIBLE)))
+    return widths
+
+
+def _grid(schema: pa.Schema, cells: list[list[Text]], widths: list[int]) -> Table:
     table = Table()
-    for field in rows.schema:
-        number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
-        table.add_column(plain(field.name), justify="right" if number else "left")
-    for record in shown[:TABLE_ROWS]:
-        table.add_row(*(_cell(value) for value in record))
-    console.print(table)
-    if len(shown) > TABLE_ROWS:
-        console.print(f"The first {TABLE_ROWS} rows; all of them with --format csv, json, parquet.")
+    for field, width in zip(schema, widths, strict=True):
+        side: JustifyMethod = "right" if _is_number(field) else "left"
+        table.add_column(plain(field.name), justify=side, min_width=width, overflow="fold")
+    for row in cells:
+        table.add_row(*row)
+    return table
+
+
+def _listing(schema: pa.Schema, cells: list[list[Text]]) -> Group:
+    parts: list[Any] = []
+    for number, row in enumerate(cells, start=1):
+        listed = Table.grid(padding=(0, 2))
+        listed.add_column(no_wrap=True, style="bold")
+        listed.add_column(overflow="fold")
+        for field, cell in zip(schema, row, strict=True):
+            listed.add_row(plain(field.name), cell)
+        parts += [Rule(f"row {number}", align="left"), listed]
+    return Group(*parts)
+
+
+def _is_number(field: pa.Field) -> bool:
+    return bool(pa.types.is_integer(field.type) or pa.types.is_floating(field.type))
 
 
 def _write_csv(rows: Rows, stream: IO[str]) -> None:
@@ -128,7 +170,8 @@ def _cell(value: Any) -> Text:
         return Text("NULL", style="dim")
     if isinstance(value, float):
         return Text(f"{value:.6g}")
-    return Text(plain(value if isinstance(value, str) else _json(value)))
+    text = plain(value if isinstance(value, str) else _json(value))
+    return Text(text if len(text) <= CELL else text[: CELL - 1] + "…")
 
 
 def _field(value: Any) -> Any:

@@ -83,6 +83,43 @@ def test_a_long_table_says_what_it_leaves_out(tmp_path):
     assert "The first" not in written("FROM range(100)", "table", tmp_path / "out")
 
 
+WIDE = """
+    SELECT 'a text of some length that can be folded' AS text, 'ea902e5adb7359ff4d31' AS sample_id,
+        -123.456 AS score, 1 AS rank
+    FROM range(11)
+"""
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_a_table_fits_the_terminal_and_its_columns_can_be_read(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    write_rows(duckdb.connect().sql(WIDE), "table")
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns
+    head, row = lines[1], lines[3]
+    assert all(name in head for name in ("text", "sample_id", "score", "rank"))
+    assert "-123.456" in row
+    assert "The first" not in lines[-1]
+
+
+def test_rows_that_would_be_too_narrow_stand_one_after_another(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    write_rows(duckdb.connect().sql(WIDE), "table")
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert max(map(len, lines)) <= 40
+    assert lines[0].startswith("row 1 ──")
+    assert lines[1] == "text       a text of some length that"
+    assert lines[3:6] == ["sample_id  ea902e5adb7359ff4d31", "score      -123.456", "rank       1"]
+    assert sum(line.startswith("row ") for line in lines) == 10
+    assert " ".join(lines[-2:]).startswith("The first 10 rows; all of them with --format csv")
+
+
+def test_a_long_value_is_cut_in_a_table_only(tmp_path):
+    sql = "SELECT repeat('x', 5000) AS a"
+    assert written(sql, "table", tmp_path / "table").count("x") == 999
+    assert written(sql, "csv", tmp_path / "csv").count("x") == 5000
+
+
 def test_standard_output(capsys):
     write_rows(duckdb.connect().sql("SELECT 1 AS a"), "csv")
     assert capsys.readouterr().out == "a\n1\n"

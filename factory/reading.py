@@ -20,7 +20,13 @@ from factory.files import write_text
 from factory.manifest import Manifest
 
 VARIABLE = re.compile(r"\$(\$?)\{(\w+)\}")
-MODEL_KEYS = ("teacher.model", "student.init.model", "student.init.tokenizer.model")
+FILE_KEYS = ("candidates_from", "judge.glossary")
+MODEL_KEYS = (
+    "teacher.model",
+    "judge.reverse.model",
+    "student.init.model",
+    "student.init.tokenizer.model",
+)
 SPLITS = ("train", "unlabeled", "validation", "test")
 
 
@@ -202,14 +208,18 @@ def _make_absolute(tree: dict[str, Any], base: Path, columns: frozenset[str] = f
                 by_line = not split.get("path") and name not in columns
                 for key in ("path", "source", "target") if by_line else ("path",):
                     _absolute(split, key, root)
-    _absolute(tree, "candidates_from", base)
-    for dotted in MODEL_KEYS:
-        node: Any = tree
-        *parents, last = dotted.split(".")
-        for parent in parents:
-            node = node.get(parent) if isinstance(node, dict) else None
-        if isinstance(node, dict):
-            _absolute_model(node, last, base)
+    for make_absolute, keys in ((_absolute, FILE_KEYS), (_absolute_model, MODEL_KEYS)):
+        for dotted in keys:
+            parents, _, last = dotted.rpartition(".")
+            if isinstance(node := _at(tree, parents), dict):
+                make_absolute(node, last, base)
+
+
+def _at(tree: Any, dotted: str) -> Any:
+    """What stands at a key, or None."""
+    for part in filter(None, dotted.split(".")):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree
 
 
 def _absolute(node: dict[str, Any], key: str, base: Path | str) -> None:

@@ -12,7 +12,7 @@ from factory.engines import ABILITIES
 from factory.errors import ManifestError
 from factory.files import digest, shipped
 from factory.judging.rules import check_rules
-from factory.judging.signals import signal_keys
+from factory.judging.signals import check_signals, signal_keys
 from factory.manifest import Manifest
 from factory.models import ModelFacts, model_facts
 from factory.prompts import Prompter
@@ -69,6 +69,7 @@ def make_plan(manifest: Manifest, limit: int = 0) -> Plan:
         UserError: a part of the manifest cannot work, whatever the data.
     """
     check_rules(manifest)
+    check_signals(manifest)
     _check_targets(manifest)
     if manifest.candidates_from:
         RunDirectory.existing(Path(manifest.candidates_from))

@@ -25,7 +25,7 @@ FACTORY = [
     "engines.transformers", "engines.rollouts", "engines.arrays", "engines.vllm", "engines",
     "judging.rules", "samples", "workers", "placement", "queue", "replicas", "sitting", "flight",
     "responses", "hypotheses", "precision", "recheck", "generate", "score",
-    "judging.families", "judging.signals", "judging.judge", "inheritance",
+    "judging.families", "judging.protected", "judging.signals", "judging.judge", "inheritance",
     "steps", "importing", "status", "viewing", "verify", "comparing", "sheets", "card",
     "exporting", "doctor", "starting",
     "console", "checking",

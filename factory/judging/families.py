@@ -33,12 +33,14 @@ class Family:
 
     `settings` is what shapes them beside the candidates, as JSON for the key; None: there is
     nothing to measure, and the columns are NULL. `measure` yields batches of sample_id, rank and
-    the columns, in any order; without it, `sql/signals/NAME.sql` selects them.
+    the columns, in any order; without it, `sql/signals/NAME.sql` selects them. `check` raises what
+    is wrong with the manifest's part in them, before there is any data.
     """
 
     name: str
     settings: Callable[[RunDirectory, Manifest], Any] = lambda *_: {}
     measure: Callable[[Measuring], Iterator[pa.RecordBatch]] | None = None
+    check: Callable[[Manifest], None] = lambda _: None
 
     @property
     def schema(self) -> pa.Schema:

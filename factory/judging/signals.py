@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from factory.catalog import parquet, shipped_sql
 from factory.files import digest
 from factory.judging.families import Family, Measuring
+from factory.judging.protected import check_protected, measure_protected, protected_settings
 from factory.manifest import Manifest
 from factory.records import FileRecord, RunDirectory
 from factory.schemas import MEASURED, SIGNALS
@@ -30,6 +31,7 @@ FAMILIES = (
     Family("text"),
     Family("confidence"),
     Family("duplicates"),
+    Family("protected", protected_settings, measure_protected, check_protected),
 )
 FAMILY = {family.name: family for family in FAMILIES}
 
@@ -48,6 +50,17 @@ def measure(work: Measuring) -> list[FileRecord]:
         files = {name: work.run.path(part["path"]) for name, part in parts.items()}
         together = _write(work, path, "signals", _side_by_side(files), SIGNALS, keys)
     return [together, *parts.values()]
+
+
+def check_signals(manifest: Manifest) -> None:
+    """Look at what the wanted families need, without any data.
+
+    Raises:
+        UserError: something is missing or malformed.
+    """
+    for family in FAMILIES:
+        if manifest.judge.measures(family.name):
+            family.check(manifest)
 
 
 def signal_keys(run: RunDirectory, manifest: Manifest) -> dict[str, str]:

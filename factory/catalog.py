@@ -56,7 +56,10 @@ VIEWS = (  # in the order in which they build on each other
     "evals",
     "shards",
 )
-MACROS = ("token_text", "token_list", "tokens_text", "held_entropy", "entries_at")
+MACROS = (
+    *("token_text", "token_list", "tokens_text", "held_entropy", "entries_at"),
+    *("trigrams", "alike"),
+)
 OTHER = "other"  # what queries call the run beside this one
 SHARD_COLUMNS = {
     "shard": "BIGINT",

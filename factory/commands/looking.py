@@ -75,6 +75,22 @@ def compare(
     answer(facts, as_json, told or (lambda: display(sheets.show(facts))))
 
 
+def diff(
+    first: Annotated[Path, typer.Argument(metavar="RUN", help="the directory of a run")],
+    second: Annotated[Path, typer.Argument(metavar="RUN", help="that of another")],
+    examples: Annotated[int, typer.Option(min=0, help="targets to show, of the most changed")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Say what two runs made of the same sources: targets and verdicts that changed, and how much.
+
+    Example: seqkd diff runs/demo/student runs/demo/nbest
+    """
+    from factory.diff import diff, show_diff
+
+    facts = diff(existing(first), existing(second), examples)
+    answer(facts, as_json, lambda: display(show_diff(facts)))
+
+
 def status(directory: Run, as_json: AsJson = False) -> None:
     """Say how far the run is: shards done, missing and failed, tokens per second, time left.
 

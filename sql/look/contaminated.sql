@@ -2,8 +2,7 @@
 --
 -- A row is one of n candidates whose source is near a test source, or whose text is near a test gold
 -- (signal near_test): its key, whether it was selected, and the test pair that is most like it, with
--- the share of characters that agree, of the pair's nearer side (1 less the edit distance over the
--- longer text's length).
+-- how alike the pair's nearer side is (`alike`).
 --
 -- Parameters: n, rows, in the order of their ids.
 CREATE MACRO contaminated(n := 20) AS TABLE
@@ -16,15 +15,30 @@ WITH near AS (
     ORDER BY sample_id, rank
     LIMIT n
 ),
+compared AS (
+    SELECT *, trigrams(source) AS of_source, trigrams(target) AS of_target FROM near
+),
+tested AS (
+    SELECT
+        source AS test_source, gold AS test_gold,
+        trigrams(source) AS of_test_source, trigrams(gold) AS of_test_gold
+    FROM samples
+    WHERE split = 'test'
+),
+shared AS (
+    SELECT
+        *, len(list_intersect(of_source, of_test_source)) AS sources,
+        len(list_intersect(of_target, of_test_gold)) AS targets
+    FROM compared
+    CROSS JOIN tested
+),
 pairs AS (
     SELECT
-        near.*, t.source AS test_source, t.gold AS test_gold, greatest(
-            1 - levenshtein(near.source, t.source)
-                / greatest(len(near.source), len(t.source), 1),
-            1 - levenshtein(target, t.gold) / greatest(len(target), len(t.gold), 1)
+        *, greatest(
+            sources / (len(of_source) + len(of_test_source) - sources),
+            targets / (len(of_target) + len(of_test_gold) - targets)
         ) AS alike
-    FROM near
-    JOIN samples t ON t.split = 'test'
+    FROM shared
 )
 SELECT
     sample_id, rank, selected, alike, source, test_source, target, test_gold

@@ -115,7 +115,7 @@ def test_what_each_rule_rejects_alone_and_with_others(run):
 def test_what_is_near_the_test_split_beside_what_it_is_near_to(run):
     found = answer(run, "@contaminated")
     assert [row[:3] for row in found] == [("c", 0, False), ("c", 1, False)]
-    assert found[0][3] == pytest.approx(1 - 2 / 16)
+    assert found[0][3] == 14 / 20  # runs of three characters
     assert found[0][4:] == (
         "three dogs sleep",
         "three dogs slept",

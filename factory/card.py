@@ -2,52 +2,95 @@
 
 from __future__ import annotations
 
-import html
 import json
-import re
 import time
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from factory.catalog import connect
+from factory.blocks import Page, put_together, take_apart
 from factory.decoding import DECODING_KEYS
-from factory.files import shipped, write_text
+from factory.errors import RunError
+from factory.figures import Figure, figures, markup
+from factory.files import digest, shipped, write_text
 from factory.importing import imported_files
 from factory.manifest import Manifest
+from factory.markdown import cell, number, small
+from factory.mismatches import Mismatch, mismatches
 from factory.reading import to_yaml
 from factory.records import RunDirectory
-from factory.tables import plain
-from factory.viewing import Facts, digest_run, fetch
 
+Facts = dict[str, Any]
+CARD = "card.md"
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
 LARGER = ((10**7, "1M<n<10M"), (10**8, "10M<n<100M"), (10**9, "100M<n<1B"))
 TAGS = ("knowledge-distillation", "sequence-level-distillation", "pseudolabels", "seqkd")
+OURS = (  # keys of the front matter that are never a person's own
+    "license",
+    "language",
+    "pretty_name",
+    "task_categories",
+    "size_categories",
+    "annotations_creators",
+    "tags",
+)
+UNCHECKED = ("steps",)  # times and versions, of the moment the card was written
 PATHS = frozenset({"path", "source", "target", "root", "model", "candidates_from"})
 # The step that decodes checks itself; what it cannot check, the step that scores does.
 CHECKED = ("generate", "score")
 STORING = {"decoding", "max_new_tokens", "shard_size", "window", "check"}
-MARKDOWN = re.compile(r"([\\`*_\[\]|~#!$])")
-CELL_WIDTH = 200
+STAGE_FACTS = ("stage", "rows", "epochs", "best_epoch", "metric", "parameters")
 
 
 def write_card(run: RunDirectory, key: str) -> None:
-    """Write `card.md` from `data_cards/template.md.j2`, and record the step under `key`."""
+    """Write `card.md` from `data_cards/template.md.j2`, and record the step under `key`.
+
+    What a person wrote around the blocks of the card that stands there is kept.
+    """
     began = time.monotonic()
-    write_text(run.path("card.md"), render(run))
-    run.finish("card", key, time.monotonic() - began)
+    text = render(run)
+    write_text(run.path(CARD), text)
+    run.finish("card", key, time.monotonic() - began, digest=_digest(take_apart(text)))
+
+
+def stands(run: RunDirectory) -> bool:
+    """Whether the blocks of `card.md` are as they were written."""
+    path = run.path(CARD)
+    written = run.step("card").get("digest")
+    return path.is_file() and _digest(take_apart(path.read_text("utf-8"))) == written
+
+
+def check(run: RunDirectory) -> list[Mismatch]:
+    """Where `card.md` no longer says what the run does: figures, and all else in its blocks.
+
+    The card is rendered anew and compared. Times and versions are of their moment, and left out;
+    a person's own text, outside the blocks, is not looked at.
+
+    Raises:
+        RunError: the run has no card, or one without blocks, as versions before 0.2 wrote them.
+    """
+    path = run.path(CARD)
+    if not path.is_file():
+        raise RunError(path, None, "is not there: seqkd card writes it")
+    page = take_apart(path.read_text("utf-8"))
+    if not page.blocks:
+        raise RunError(path, None, "holds no block of figures to check: seqkd card writes it anew")
+    return mismatches(page, take_apart(_rendered(run, "template.md.j2", {})), UNCHECKED, OURS)
 
 
 def render(run: RunDirectory, template: str = "template.md.j2", matter: Facts | None = None) -> str:
-    """The card as Markdown with YAML front matter. Every figure in it is SQL over the views.
+    """The card as Markdown with YAML front matter. Every table in it is SQL over the views.
 
-    `matter` is more for the front matter, such as where data files lie.
+    `matter` is more for the front matter, such as where data files lie. What a person wrote into
+    the card that stands there, outside its blocks, is in it.
     """
-    return _environment().get_template(template).render(_facts(run, matter or {}))
+    text, path = _rendered(run, template, matter or {}), run.path(CARD)
+    before = take_apart(path.read_text("utf-8")) if path.is_file() else Page()
+    return str(put_together(before, take_apart(text), OURS)) if before.blocks else text
 
 
-def front_matter(manifest: Manifest, facts: Facts) -> Facts:
+def front_matter(manifest: Manifest, rows: int) -> Facts:
     """What dataset hubs read: licence, languages, task, size, tags, and where the tables lie."""
     translates = len(set(manifest.languages)) > 1
     matter: Facts = {
@@ -55,43 +98,27 @@ def front_matter(manifest: Manifest, facts: Facts) -> Facts:
         "language": list(manifest.languages),
         "pretty_name": manifest.name,
         "task_categories": ["translation" if translates else "text-generation"],
-        "size_categories": [_size(_rows(facts))],
+        "size_categories": [_size(rows)],
         "annotations_creators": ["machine-generated"],
         "tags": list(TAGS),
     }
     return {name: value for name, value in matter.items() if value}
 
 
-def cell(value: Any) -> Markup:
-    """Text from the data as a cell of a Markdown table: one line, nothing in it is markup."""
-    text = plain("–" if value is None else str(value))
-    short = text if len(text) <= CELL_WIDTH else text[: CELL_WIDTH - 1] + "…"
-    safe = html.escape(short, quote=False)  # as &#39; an apostrophe would be cut by the next line
-    return Markup(MARKDOWN.sub(r"\\\1", safe))  # noqa: S704 — escaped just here
+def _digest(page: Page) -> str:
+    return digest([page.blocks, {k: v for k, v in (page.values() or {}).items() if k in OURS}])
 
 
-def number(value: float | None, digits: int = 2) -> str:
-    """A figure for people: thousands apart, so many decimals unless it is whole."""
-    if value is None:
-        return "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
-
-
-def small(value: float) -> str:
-    """A figure that may be far below one: two digits that count."""
-    return f"{value:.2g}"
+def _rendered(run: RunDirectory, template: str, matter: Facts) -> str:
+    return _environment().get_template(template).render(_facts(run, matter))
 
 
 def _facts(run: RunDirectory, matter: Facts) -> Facts:
-    manifest, record = run.manifest(), run.record()
-    facts = digest_run(run)
-    with connect(run) as connection:
-        samples = {
-            name: fetch(connection, f"inspect/some_{name}") for name in ("selected", "rejected")
-        }
+    manifest, record, tables = run.manifest(), run.record(), figures(run)
     tree = manifest.model_dump(mode="json", exclude_unset=True)
-    return facts | {
-        "front_matter": Markup(to_yaml(front_matter(manifest, facts) | matter)),  # noqa: S704 — our YAML
+    head = front_matter(manifest, _rows(tables)) | matter
+    return {
+        "front_matter": Markup(to_yaml(head)),  # noqa: S704 — our YAML
         "manifest": manifest,
         "manifest_yaml": Markup(to_yaml(_portable(tree))),  # noqa: S704 — stands in a code block
         "teacher_name": _short_path(manifest.teacher.model) if manifest.teacher else None,
@@ -101,9 +128,10 @@ def _facts(run: RunDirectory, matter: Facts) -> Facts:
         "steps": record["steps"],
         "decoding": _decoding(manifest),
         "check": next(filter(None, (run.step(s).get("check") for s in CHECKED)), None),
-        "samples": samples,
+        "figures": tables,
+        "unfailed": [rule for rule, n in run.step("judge").get("reasons", {}).items() if not n],
+        "stages": [{f: stage.get(f) for f in STAGE_FACTS} for stage in run.stage_records()],
         "imported": list(imported_files(run).values()),
-        "signatures": sorted({s["signature"] for s in facts["scores"] if s["signature"]}),
     }
 
 
@@ -116,7 +144,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"cell": cell, "number": number, "small": small}
+    environment.filters |= {"cell": cell, "number": number, "small": small, "figure": markup}
     return environment
 
 
@@ -137,10 +165,10 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _rows(facts: Facts) -> int:
+def _rows(tables: dict[str, Figure]) -> int:
     """Selected targets, or what the student learns from where there is no teacher."""
-    gold = sum(split["visible_gold"] for split in facts["sources"])
-    return int(facts["verdicts"]["selected"] or gold)
+    gold = tables["sources"].total("gold_the_student_may_see")
+    return tables["targets"].total("selected") or gold
 
 
 def _size(rows: int) -> str:

@@ -37,6 +37,7 @@ class Job:
     lock: int
     fresh: bool
     tell: Told
+    beside: Sequence[RunDirectory] = ()  # what the report compares this run with
 
     @property
     def manifest(self) -> Manifest:
@@ -51,13 +52,14 @@ def run_steps(
     *,
     limit: int | None = None,
     fresh: bool = False,
+    beside: Sequence[RunDirectory] = (),
     tell: Told = lambda *_: None,
 ) -> RunDirectory:
     """Bring the wanted steps of a run up to date, in order.
 
     `limit` makes the run a pilot on so many sources; None leaves a run what it is. `fresh` agrees
     to throw away what a changed manifest makes stale: the teacher's generations, or a student
-    trained on other verdicts. A run directory that this call began and whose manifest or data
+    trained on other verdicts. `beside` are runs for the report to compare with. A run directory that this call began and whose manifest or data
     turn out to be at fault is removed again.
 
     Raises:
@@ -66,7 +68,7 @@ def run_steps(
     run = RunDirectory(root)
     plan = make_plan(manifest, run.record().get("limit", 0) if limit is None else limit)
     with _clean_start(run), run.locked() as lock:
-        job = Job(run, plan, lock, fresh, tell)
+        job = Job(run, plan, lock, fresh, tell, beside)
         _agree(job)
         for step in wanted:
             _require_before(job, step, wanted)
@@ -289,9 +291,19 @@ def _evaluate(job: Job) -> str:
 
 def _card(job: Job) -> str:
     key = steps.card_key(job.plan, job.run)
-    if _stands(job, "card", key):
+    if _stands(job, "card", key) and card.stands(job.run):
         return STANDS
     card.write_card(job.run, key)
+    return DONE
+
+
+def _report(job: Job) -> str:
+    from factory.reporting.page import REPORT, write_report  # Altair takes a while to import
+
+    key = steps.report_key(job.plan, job.run, job.beside)
+    if _stands(job, "report", key) and job.run.path(REPORT).is_file():
+        return STANDS
+    write_report(job.run, key, job.beside)
     return DONE
 
 
@@ -303,6 +315,7 @@ DO: dict[str, Callable[[Job], str]] = {
     "train": _train,
     "evaluate": _evaluate,
     "card": _card,
+    "report": _report,
 }
 NEEDS: dict[str, tuple[str, ...]] = {
     "samples": (),
@@ -312,6 +325,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "train": ("score", "judge"),
     "evaluate": ("train",),
     "card": (),
+    "report": (),
 }
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factory.commands.answers import print_done, teller
+from factory.commands.answers import answer, print_done, teller
 from factory.commands.options import AsJson, Fresh, RunDir, Settings, Target, resolve
+from factory.errors import RunError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,13 +107,40 @@ def evaluate(
 
 
 def card(
-    target: Target, settings: Settings = None, run_dir: RunDir = None, as_json: AsJson = False
+    target: Target,
+    settings: Settings = None,
+    run_dir: RunDir = None,
+    checked: Annotated[
+        bool, typer.Option("--check", help="change nothing; say where the card and the run differ")
+    ] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Write the data card: provenance, counts, reasons, figures, scores, samples.
+    """Write the data card: provenance, counts, reasons, figures, scores, samples; or check it.
 
-    Example: seqkd card runs/demo
+    Example: seqkd card runs/demo --check
     """
-    _one_step("card", target, settings, run_dir, as_json)
+    if checked:
+        _check_card(target, settings, run_dir, as_json)
+    else:
+        _one_step("card", target, settings, run_dir, as_json)
+
+
+def _check_card(
+    target: Path, settings: Sequence[str] | None, run_dir: Path | None, as_json: bool
+) -> None:
+    from factory import card
+    from factory.records import RunDirectory
+
+    if settings:
+        raise RunError("--set", settings[0], "is nothing for --check: it reads the run as it is")
+    _, root = resolve(target, None, run_dir)
+    found = card.check(RunDirectory.existing(root))
+    facts = {"card": str(root / card.CARD), "mismatches": [asdict(one) for one in found]}
+    answer(facts, as_json, lambda: typer.echo("\n".join(map(str, found)), nl=bool(found)))
+    if found:
+        raise typer.Exit(1)
+    if not as_json:
+        typer.echo("the card says what the run does")
 
 
 def _one_step(

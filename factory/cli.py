@@ -9,13 +9,13 @@ import sys
 
 import typer
 
-from factory.commands import exchanging, looking, making, starting
+from factory.commands import exchanging, looking, making, showing, starting
 from factory.errors import SeqkdError
 
 COMMANDS = (
     *(starting.init, starting.check, starting.schema),
     *(making.run, making.generate, making.score, making.judge, making.train, making.evaluate),
-    *(making.card, exchanging.import_, exchanging.export),
+    *(making.card, showing.report, exchanging.import_, exchanging.export),
     *(looking.sql, looking.inspect, looking.compare, looking.diff),
     *(looking.status, looking.verify, starting.doctor),
 )

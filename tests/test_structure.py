@@ -32,11 +32,13 @@ FACTORY = [
     "judging.protected", "judging.reverse", "judging.signals", "judging.judge", "inheritance",
     "steps", "importing", "status", "viewing", "sample", "diff", "verify", "comparing", "sheets",
     "figures", "blocks", "mismatches", "card",
+    "reporting", "reporting.figures", "reporting.charts", "reporting.sections", "reporting.page",
     "exporting", "doctor", "starting",
     "console", "checking",
     "pilot", "pipeline",
     "commands", "commands.answers", "commands.options",
-    "commands.starting", "commands.making", "commands.looking", "commands.exchanging", "cli",
+    "commands.starting", "commands.making", "commands.looking", "commands.exchanging",
+    "commands.showing", "cli",
 ]  # fmt: skip
 
 STUDENT = [

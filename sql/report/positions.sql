@@ -1,5 +1,5 @@
 -- Along a target, by position from 0: how sure the teacher was of the token it chose, and what mass
--- lies outside what is stored. Nothing but the two columns is read.
+-- lies outside what is stored. Positions that at least one target in a hundred reaches.
 WITH positions AS (
     SELECT
         origin, unnest(range(n_tokens)) AS position,
@@ -12,6 +12,6 @@ SELECT
     avg(exp(tail)) AS mean_tail, approx_quantile(exp(tail), 0.5) AS median_tail,
     approx_quantile(exp(tail), 0.95) AS p95_tail
 FROM positions
-WHERE position < 256
 GROUP BY origin, position
+QUALIFY count(*) >= 0.01 * max(count(*)) OVER (PARTITION BY origin)
 ORDER BY origin, position

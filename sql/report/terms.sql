@@ -1,4 +1,4 @@
--- The loss and its terms, at the points of training.sql.
+-- The loss and its terms, where there are several, at the points of training.sql.
 WITH numbered AS (
     SELECT
         *, row_number() OVER (PARTITION BY stage ORDER BY stage_step) - 1 AS place,
@@ -7,11 +7,12 @@ WITH numbered AS (
 ),
 parts AS (
     SELECT stage, step, stage_step, place, steps, unnest(list_concat(
-        [{'key': 'loss', 'value': loss}], map_entries(terms)
+        [{'key': 'loss', 'value': loss}],
+        CASE WHEN cardinality(terms) > 1 THEN map_entries(terms) ELSE [] END
     )) AS part
     FROM numbered
 )
 SELECT stage, max(stage_step) AS stage_step, part.key AS term, avg(part.value) AS value
 FROM parts
 GROUP BY stage, place // ceil(steps / 120)::BIGINT, part.key
-ORDER BY min(step), term
+ORDER BY min(step), term <> 'loss', term

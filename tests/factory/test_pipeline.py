@@ -112,6 +112,7 @@ def test_a_changed_stage_retrains_and_generates_nothing(whole, manifest):
         "train": "done",
         "evaluate": "done",
         "card": "done",
+        "report": "done",
     }
 
 
@@ -153,7 +154,7 @@ def test_gold_alone_makes_a_model_that_can_teach(manifest, tmp_path):
     del tree["teacher"], tree["logits"]
     gold = write_manifest_file(tmp_path / "gold.yaml", tree)
     told = outcomes(tmp_path / "gold", gold)
-    assert list(told) == ["samples", "train", "evaluate", "card"]
+    assert list(told) == ["samples", "train", "evaluate", "card", "report"]
     model = tmp_path / "gold" / "student" / "gold" / "model"
     teaching = outcomes(
         tmp_path / "taught", manifest, f"teacher.model={model}", wanted=("generate", "judge")

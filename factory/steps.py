@@ -12,8 +12,8 @@ from factory.decoding import Generate
 from factory.engines import ABILITIES
 from factory.errors import ManifestError
 from factory.files import digest, shipped
-from factory.judging.rules import check_rules
 from factory.judging.signals import check_signals, signal_keys
+from factory.judging.verdicts import Ruling
 from factory.manifest import Manifest
 from factory.models import ModelFacts, model_facts
 from factory.prompts import Prompter
@@ -71,7 +71,7 @@ def make_plan(manifest: Manifest, limit: int = 0) -> Plan:
     Raises:
         UserError: a part of the manifest cannot work, whatever the data.
     """
-    check_rules(manifest)
+    Ruling.of(manifest)
     check_signals(manifest)
     _check_targets(manifest)
     if manifest.candidates_from:
@@ -219,14 +219,8 @@ def candidate_keys(plan: Plan) -> frozenset[str]:
 
 
 def rules_key(manifest: Manifest) -> str:
-    """Key of the judgement itself: rules with their parameters, selection, and the SQL of both."""
-    folder = shipped("sql")
-    texts = [
-        p.read_text("utf-8")
-        for f in ("signals", "rules", "select")
-        for p in sorted(folder.glob(f"{f}/*.sql"))
-    ]
-    return digest([manifest.judge.model_dump(mode="json"), texts])
+    """Key of the judgement itself: every rule's condition, and the selection's order."""
+    return digest(Ruling.of(manifest).told())
 
 
 def judge_key(plan: Plan, run: RunDirectory) -> str:

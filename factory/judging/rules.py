@@ -1,105 +1,141 @@
-"""Rules: each shipped file of `sql/rules` holds the condition, over signals, to keep a candidate.
+"""Rules: the named conditions over signals that a candidate must meet to be kept.
 
-The comment at its head says what it asks for; lines `-- $name = value` declare parameters and their
-defaults, as YAML scalars.
+Those of a preset first, then those of the manifest: shipped ones by name, the user's own in SQL or
+from a file, and quantile rules. Whatever their kind, a rule is SQL over the columns of `signals`.
 """
 
 from __future__ import annotations
 
-import math
-import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
 from factory.errors import ManifestError, nearest
 from factory.files import shipped
+from factory.judging.expressions import check_condition
+from factory.judging.quantiles import Quantile, quantile
+from factory.judging.section import OFF, Judge
+from factory.judging.templates import read_rule, shipped_rules
 from factory.manifest import Manifest
+from factory.schemas import MEASURED
 
-PARAMETER = re.compile(r"^-- \$(\w+) = (.+)$", re.MULTILINE)
 ALWAYS = "error"  # a candidate without text is never a target
+FAMILY_OF = {column: family for family, columns in MEASURED.items() for column, _ in columns}
+NEEDS = {"reverse_logprob": "reverse", "glossary_missing": "glossary"}  # signals, keys of `judge`
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Rule:
-    """A shipped rule: its predicate, and its parameters with their defaults."""
+    """A rule with all parameters settled, but for a quantile's threshold."""
 
     name: str
-    predicate: str
-    defaults: dict[str, Any]
+    keeps: str | Quantile
+    reads: frozenset[str]
 
-    def keeps(self, parameters: dict[str, Any]) -> str:
-        """The predicate as SQL, with parameters and defaults written in."""
-        values = self.defaults | parameters
-        return re.sub(r"\$(\w+)", lambda match: _literal(values[match[1]]), self.predicate)
+    def condition(self, thresholds: dict[str, float | None]) -> str:
+        """The condition to keep a candidate, as SQL over `signals`. NULL keeps it too."""
+        if isinstance(self.keeps, str):
+            return self.keeps
+        return self.keeps.condition(thresholds[self.name])
+
+    def told(self) -> list[Any]:
+        """As JSON, for keys: two manifests that tell the same judge the same."""
+        return [self.name, self.keeps if isinstance(self.keeps, str) else self.keeps.told()]
 
 
-def check_rules(manifest: Manifest) -> None:
-    """Hold the manifest's rules against the shipped ones, without any data.
+def rules_of(manifest: Manifest) -> tuple[Rule, ...]:
+    """The rules that a manifest asks for, in the order in which reasons are told.
 
     Raises:
-        ManifestError: a rule or parameter is unknown, stands twice, or is of the wrong type.
+        ManifestError: a rule or parameter is unknown, stands twice, is of the wrong type, or is no
+            condition; or it reads a signal that is not measured.
     """
-    named = [
-        name
-        for rule in manifest.judge.rules
-        for name in ([rule] if isinstance(rule, str) else rule)
-    ]
-    known = shipped_rules()
-    for name in named:
-        if name not in known:
-            raise ManifestError("judge.rules", name, f"is no rule: {nearest(name, known)}")
-        if named.count(name) > 1:
-            raise ManifestError("judge.rules", name, "stands twice: keep one")
-    for name, parameters in manifest.judge.named_rules().items():
-        _check_parameters(known[name], parameters)
+    _check_own(manifest.judge)
+    rules = tuple(_rule(name, given, manifest) for name, given in _named(manifest.judge).items())
+    own = manifest.judge.named_rules()
+    for rule in rules:
+        check_measured(manifest.judge, rule.reads, f"judge.rules.{rule.name}", rule.name in own)
+    return rules
 
 
-def predicates(manifest: Manifest) -> dict[str, str]:
-    """The condition of every rule to keep a candidate, by name, in manifest order."""
-    known = shipped_rules()
-    named = manifest.judge.named_rules()
-    if ALWAYS not in named:
-        named = {ALWAYS: {}} | named
-    return {name: known[name].keeps(parameters) for name, parameters in named.items()}
+def check_measured(judge: Judge, signals: frozenset[str], place: str, own: bool) -> None:
+    """Refuse what reads signals of a family that is left out, or that nothing is there to measure.
+
+    A preset's rule (`own` is false) may find nothing to measure, and then keeps every candidate.
+
+    Raises:
+        ManifestError: naming the signal, and what to add.
+    """
+    for signal in sorted(signals & FAMILY_OF.keys()):
+        family = FAMILY_OF[signal]
+        if not judge.measures(family):
+            remedy = f"judge.signals leaves its family out: add {family}"
+            raise ManifestError(place, signal, remedy)
+        if own and signal in NEEDS and not getattr(judge, NEEDS[signal]):
+            raise ManifestError(place, signal, f"goes by judge.{NEEDS[signal]}: add it")
 
 
-def shipped_rules() -> dict[str, Rule]:
-    """Every rule of `sql/rules`, by name."""
-    files = sorted(shipped("sql").glob("rules/*.sql"))
-    return {path.stem: _read(path) for path in files}
-
-
-def _read(path: Path) -> Rule:
-    text = path.read_text(encoding="utf-8")
+def presets() -> dict[str, list[Any]]:
+    """The lists of rules that are shipped, by name: see `sql/presets`."""
     yaml = YAML(typ="safe", pure=True)
-    defaults = {name: yaml.load(value) for name, value in PARAMETER.findall(text)}
-    predicate = "\n".join(line for line in text.splitlines() if not line.startswith("--"))
-    return Rule(path.stem, predicate.strip(), defaults)
+    files = sorted(shipped("sql").glob("presets/*.yaml"))
+    return {path.stem: yaml.load(path.read_text("utf-8")) for path in files}
 
 
-def _check_parameters(rule: Rule, parameters: dict[str, Any]) -> None:
-    for name, value in parameters.items():
-        place = f"judge.rules.{rule.name}.{name}"
-        if name not in rule.defaults:
-            offered = nearest(name, rule.defaults) if rule.defaults else "the rule takes none"
-            raise ManifestError(place, value, f"is no parameter: {offered}")
-        if (wanted := _kind(rule.defaults[name])) != _kind(value):
-            raise ManifestError(place, value, f"must be a {wanted}")
+def _check_own(judge: Judge) -> None:
+    names = [name for rule in judge.rules for name in ([rule] if isinstance(rule, str) else rule)]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ManifestError("judge.rules", twice, "stands twice: keep one")
 
 
-def _kind(value: Any) -> str:
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, int | float) and math.isfinite(value):
-        return "finite number"
-    return "string" if isinstance(value, str) else type(value).__name__
+def _named(judge: Judge) -> dict[str, dict[str, Any]]:
+    """Every rule's parameters: the manifest's over the preset's, one by one."""
+    begun = Judge(rules=tuple(presets()[judge.preset])).named_rules() if judge.preset else {}
+    named: dict[str, Any] = {ALWAYS: {}} | begun
+    for name, given in judge.named_rules().items():
+        if given != OFF:
+            named[name] = named.get(name, {}) | given
+        elif name == ALWAYS or name not in begun:
+            why = "always holds" if name == ALWAYS else "is not in the preset"
+            raise ManifestError("judge.rules", f"{name}: {OFF}", f"{why}: remove this line")
+        else:
+            del named[name]
+    return named
 
 
-def _literal(value: Any) -> str:
-    """A checked parameter in SQL."""
-    text = "'" + str(value).replace("'", "''") + "'"
-    casts = {"finite number": "DOUBLE", "boolean": "BOOLEAN", "string": "VARCHAR"}
-    return f"CAST({text} AS {casts[_kind(value)]})"
+def _rule(name: str, given: dict[str, Any], manifest: Manifest) -> Rule:
+    place = f"judge.rules.{name}"
+    known = shipped_rules()
+    if name in known and not given.keys() & {"sql", "file", "drop_worst"}:
+        condition = known[name].filled(given, manifest, place)
+        return Rule(name, condition, check_condition(condition, place))
+    if "drop_worst" in given:
+        worst = quantile(name, given, place)
+        return Rule(name, worst, frozenset((worst.signal,)))
+    if name in known:
+        raise ManifestError("judge.rules", name, "is a shipped rule's name: choose another")
+    if "file" in given:
+        condition = _of_file(given, manifest, place)
+    elif "sql" in given:
+        condition = _of_sql(given, place)
+    else:
+        raise ManifestError("judge.rules", name, f"is no rule: {nearest(name, known)}")
+    return Rule(name, condition, check_condition(condition, place))
+
+
+def _of_file(given: dict[str, Any], manifest: Manifest, place: str) -> str:
+    file = given["file"]
+    if not isinstance(file, str):
+        raise ManifestError(f"{place}.file", file, "must be the path of a file of SQL")
+    parameters = {name: value for name, value in given.items() if name != "file"}
+    return read_rule(file, f"{place}.file").filled(parameters, manifest, place)
+
+
+def _of_sql(given: dict[str, Any], place: str) -> str:
+    for name, value in given.items():
+        if name != "sql":
+            raise ManifestError(f"{place}.{name}", value, "sql takes no parameters: write it in")
+    if not isinstance(given["sql"], str):
+        raise ManifestError(f"{place}.sql", given["sql"], "must be SQL: quote it")
+    return given["sql"]

@@ -22,6 +22,9 @@ Signals = Literal[
 ]
 
 
+OFF = "off"  # of a rule of the preset
+
+
 class Reverse(Section):
     """A model of the other direction, for log P(source | target)."""
 
@@ -43,7 +46,7 @@ class Judge(Section):
     preset: Literal["translation", "summarisation", "instruction"] | None = Field(
         None, description="rules to start from; `rules` changes or adds to them"
     )
-    rules: tuple[str | dict[str, dict[str, Any] | None], ...] = (
+    rules: tuple[str | dict[str, dict[str, Any] | Literal["off"] | None], ...] = (
         "error",
         "truncated",
         "empty",
@@ -69,9 +72,12 @@ class Judge(Section):
         """Whether a family of signals is wanted."""
         return self.signals is None or family in self.signals
 
-    def named_rules(self) -> dict[str, dict[str, Any]]:
-        """Every rule's name and its parameters, in manifest order."""
-        named: dict[str, dict[str, Any]] = {}
-        for rule in self.rules:
+    def named_rules(self) -> dict[str, Any]:
+        """Every rule's name and its parameters, or OFF, in manifest order.
+
+        A preset stands in for the default list.
+        """
+        named: dict[str, Any] = {}
+        for rule in () if self.preset and "rules" not in self.model_fields_set else self.rules:
             named |= {rule: {}} if isinstance(rule, str) else {k: v or {} for k, v in rule.items()}
         return named

@@ -10,19 +10,25 @@ import pytest
 from factory import catalog
 from factory.errors import ManifestError
 from factory.judging.judge import judge
-from factory.judging.rules import check_rules, predicates, shipped_rules
+from factory.judging.rules import rules_of
+from factory.judging.templates import shipped_rules
 from factory.records import RunDirectory
 from factory.schemas import SIGNALS, VERDICTS
 from factory.shards import SIGNATURE, check_file
 from tests.runs import add_samples, add_shard, make_run
 
+GOOD = ("one two", "un deux", "stop")
 DEFAULT = ["error", "truncated", "empty", "length_ratio", "copy", "duplicate"]
 
 
 def judged(
     root: Path, pairs: list[tuple[str, str | None, str]], rules: list | None = None
 ) -> RunDirectory:
-    """A judged run of one candidate for each (source, text, finish_reason); ids are 0, 1, …"""
+    """A judged run of one candidate for each (source, text, finish_reason); ids are 0, 1, …
+
+    GOOD stands beside them, for rules that keep nothing are refused.
+    """
+    pairs = [*pairs, GOOD]
     run = make_run(root, judge={"rules": DEFAULT if rules is None else rules})
     add_samples(run, [{"sample_id": str(i), "source": s} for i, (s, _, _) in enumerate(pairs)])
     given = [
@@ -65,12 +71,13 @@ TABLE = [
 def test_signals_and_reasons(tmp_path, source, text, finish, signals, reasons):
     run = judged(tmp_path / "run", [(source, text, finish)])
     columns = "truncated, empty, copy, n_words_source, n_words_target, length_ratio"
-    [found] = query(run, f"SELECT {columns} FROM signals")
+    found = query(run, f"SELECT {columns} FROM signals ORDER BY sample_id")[0]
     assert found[:5] == signals[:5]
     assert found[5] == pytest.approx(signals[5])
     if reasons is None:
         reasons = ["truncated", "empty", "length_ratio"]
-    assert query(run, "SELECT kept, reasons FROM verdicts") == [(reasons == [], reasons)]
+    told = query(run, "SELECT kept, reasons FROM verdicts ORDER BY sample_id")
+    assert told == [(reasons == [], reasons), (True, [])]
 
 
 def test_duplicates_are_counted_over_the_whole_run(tmp_path):
@@ -121,12 +128,14 @@ def test_duplicates_are_counted_over_the_whole_run(tmp_path):
 )
 def test_control_tokens_are_counted_inside_and_spelled(tmp_path, source, text, inside, count):
     run = make_run(tmp_path / "run", judge={"rules": ["control_tokens"]})
-    add_samples(run, [{"sample_id": "0", "source": source}])
-    add_shard(run, 0, [{"sample_id": "0", "text": text, "control_tokens": inside}])
+    add_samples(run, [{"sample_id": "0", "source": source}, {"sample_id": "1", "source": "a"}])
+    given = {"sample_id": "0", "text": text, "control_tokens": inside}
+    add_shard(run, 0, [given, {"sample_id": "1", "text": "x"}])
     judge(run, "judge-key")
-    assert query(run, "SELECT control_tokens FROM signals") == [(count,)]
+    found = query(run, "SELECT control_tokens FROM signals ORDER BY sample_id")
+    assert found == [(count,), (0,)]
     reasons = ["control_tokens"] if count else []
-    assert query(run, "SELECT reasons FROM verdicts") == [(reasons,)]
+    assert query(run, "SELECT reasons FROM verdicts ORDER BY sample_id") == [(reasons,), ([],)]
 
 
 def test_equal_last_words_of_different_conversations_are_no_duplicates(tmp_path):
@@ -148,7 +157,7 @@ def test_signals_are_typed_as_declared_and_sorted(tmp_path):
         assert dict(zip(stored.schema.names, stored.schema.types, strict=True)) == dict(
             zip(schema.names, schema.types, strict=True)
         )
-        assert stored["sample_id"].to_pylist() == sorted(map(str, range(50)))
+        assert stored["sample_id"].to_pylist() == sorted(map(str, range(51)))
         assert SIGNATURE in stored.schema.metadata
         check_file(run, record)
 
@@ -162,7 +171,7 @@ RULES = [
     (["length_ratio", "truncated"], [["length_ratio", "truncated"], [], []]),
     (["truncated", "length_ratio"], [["truncated", "length_ratio"], [], []]),
     ([{"length_ratio": {"min": 0.25}}], [[], [], []]),
-    ([{"length_ratio": {"min": 0, "max": 0.9}}], [[], ["length_ratio"], ["length_ratio"]]),
+    ([{"length_ratio": {"min": 0.9, "max": 1e9}}], [["length_ratio"], [], []]),
     ([{"length_ratio": None}, "copy"], [["length_ratio"], ["copy"], []]),
     ([{"length_ratio": {"min": 1e-4, "max": 1e9}}, "copy"], [[], ["copy"], []]),
 ]
@@ -171,12 +180,14 @@ RULES = [
 @pytest.mark.parametrize(("rules", "reasons"), RULES)
 def test_reasons_follow_the_manifest(tmp_path, rules, reasons):
     run = judged(tmp_path / "run", THREE, rules)
-    assert query(run, "SELECT reasons FROM verdicts ORDER BY sample_id") == [(r,) for r in reasons]
+    told = query(run, "SELECT reasons FROM verdicts ORDER BY sample_id")
+    assert told == [(r,) for r in [*reasons, []]]
 
 
 def test_a_candidate_without_text_is_never_a_target(tmp_path):
     run = judged(tmp_path / "run", [("a", None, "error")], [])
-    assert query(run, "SELECT kept, selected, reasons FROM verdicts") == [(False, False, ["error"])]
+    told = query(run, "SELECT kept, selected, reasons FROM verdicts ORDER BY sample_id")
+    assert told == [(False, False, ["error"]), (True, True, [])]
     assert run.step("judge")["reasons"] == {"error": 1}
 
 
@@ -202,16 +213,19 @@ BAD_RULES = [
 def test_mistaken_rules_are_told_without_data(tmp_path, rules, message):
     manifest = make_run(tmp_path / "run", judge={"rules": rules}).manifest()
     with pytest.raises(ManifestError) as caught:
-        check_rules(manifest)
+        rules_of(manifest)
     assert message in str(caught.value)
 
 
 def test_shipped_rules_are_predicates_over_signals(tmp_path):
-    manifest = make_run(tmp_path / "run", judge={"rules": list(shipped_rules())}).manifest()
-    check_rules(manifest)
-    with catalog.connect(make_run(tmp_path / "run")) as connection:
-        for name, keeps in predicates(manifest).items():
-            assert connection.sql(f"SELECT {keeps} FROM signals").types == ["BOOLEAN"], name
+    given = {"rules": list(shipped_rules()), "glossary": "/g.tsv", "reverse": {"model": "/m"}}
+    run = make_run(tmp_path / "run", judge=given, languages=["en", "fr"])
+    rules = rules_of(run.manifest())
+    assert {rule.name for rule in rules} == shipped_rules().keys()
+    with catalog.connect(run) as connection:
+        for rule in rules:
+            query = f"SELECT {rule.condition({})} FROM signals"
+            assert connection.sql(query).types == ["BOOLEAN"], rule.name
 
 
 # --- selection, and what is recorded -------------------------------------------------------------
@@ -276,6 +290,16 @@ def test_figures_are_recorded(several):
             "copy": 1,
             "duplicate": 0,
         },
+        "reasons_alone": {
+            "error": 1,
+            "truncated": 1,
+            "empty": 0,
+            "length_ratio": 1,
+            "copy": 1,
+            "duplicate": 0,
+        },
+        "by_rank": 0,
+        "thresholds": {},
     }
 
 

@@ -39,11 +39,11 @@ def inspect(
 
     Example: seqkd inspect runs/demo 1998c3aede6d8d5b5d0b
     """
-    from factory import viewing
+    from factory import sample, viewing
 
     found = existing(directory)
-    facts = viewing.inspect_sample(found, sample_id) if sample_id else viewing.digest_run(found)
-    show = viewing.show_sample if sample_id else viewing.show_digest
+    facts = sample.inspect_sample(found, sample_id) if sample_id else viewing.digest_run(found)
+    show = sample.show_sample if sample_id else viewing.show_digest
     answer(facts, as_json, lambda: display(show(facts)))
 
 

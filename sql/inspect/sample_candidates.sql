@@ -1,11 +1,7 @@
 -- All hypotheses of one source, with what was measured and decided.
 SELECT
     rank, score, c.mean_logprob, c.n_tokens, finish_reason, text, c.error,
-    kept, selected, reasons,
-    {
-        'n_words_source': g.n_words_source, 'n_words_target': g.n_words_target,
-        'length_ratio': g.length_ratio, 'copy': g.copy, 'duplicate': g.duplicate
-    } AS signals
+    kept, selected, reasons, g AS signals
 FROM candidates c
 LEFT JOIN signals g USING (sample_id, rank)
 LEFT JOIN verdicts v USING (sample_id, rank)

@@ -1,4 +1,4 @@
-"""One sample, the digest, the status and the verification of a run made by hand."""
+"""The digest, the status and the verification of a run made by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import pytest
 from rich.console import Console
 
 from factory import catalog, viewing
-from factory.errors import RunError
 from factory.files import read_json, write_json
 from factory.status import show_status, status
 from factory.verify import verify
@@ -19,45 +18,6 @@ def printed(renderable) -> str:
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(renderable)
     return console.export_text()
-
-
-def test_a_sample_with_all_its_candidates(finished):
-    facts = viewing.inspect_sample(finished, "05")
-    verdicts = [(c["rank"], c["text"], c["kept"], c["reasons"]) for c in facts["candidates"]]
-    assert verdicts == [(0, "un", False, ["length_ratio"]), (1, "un deux cinq", True, [])]
-    assert facts["candidates"][0]["signals"]["length_ratio"] == pytest.approx(1 / 3)
-    shown = printed(viewing.show_sample(facts))
-    assert "length_ratio" in shown
-    assert "un deux cinq" in shown
-    json.dumps(facts)
-
-
-@pytest.mark.parametrize(
-    ("sample_id", "gold"), [("01", "seen"), ("02", None), ("03", None), ("t0", "trois")]
-)
-def test_training_gold_that_is_not_visible_is_not_shown(finished, sample_id, gold):
-    facts = viewing.inspect_sample(finished, sample_id)
-    assert facts["gold"] == gold
-    assert "unseen" not in printed(viewing.show_sample(facts))
-
-
-def test_a_test_sample_shows_what_the_systems_made_of_it(finished):
-    facts = viewing.inspect_sample(finished, "t0")
-    assert facts["candidates"] == []
-    assert facts["predictions"] == [{"system": "student", "stage": "gold", "text": "x"}]
-    assert "predictions" in printed(viewing.show_sample(facts))
-
-
-def test_an_error_and_odd_text_are_shown_as_they_are(finished):
-    assert "does not fit" in printed(viewing.show_sample(viewing.inspect_sample(finished, "09")))
-    assert "\\x1b[31m" in printed(viewing.show_sample(viewing.inspect_sample(finished, "00")))
-
-
-def test_an_unknown_sample_names_the_nearest(finished, tmp_path):
-    with pytest.raises(RunError, match=r"sample: '0': is not in this run: did you mean 00, 0"):
-        viewing.inspect_sample(finished, "0")
-    with pytest.raises(RunError, match="has no samples yet"):
-        viewing.inspect_sample(make_run(tmp_path / "empty"), "0")
 
 
 def test_the_digest_says_what_sql_says(finished):

@@ -9,16 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from factory.catalog import (
-    Connection,
-    connect,
-    fenced,
-    parquet,
-    portions,
-    query_errors,
-    select,
-)
+from factory.catalog import Connection, connect, parquet, portions
 from factory.errors import RunError
+from factory.fence import fenced, query_errors, select
 from factory.manifest import Stage
 from factory.records import RunDirectory
 

@@ -27,9 +27,9 @@ FACTORY = [
     "judging.rules", "judging.selection", "judging.verdicts",
     "samples", "workers", "placement", "queue", "replicas", "sitting", "flight", "responses",
     "hypotheses", "precision", "recheck", "generate", "score",
-    "judging.families", "judging.pool", "judging.texts", "judging.ngrams",
-    "judging.language", "judging.similarity", "judging.agreement", "judging.near",
-    "judging.protected", "judging.reverse", "judging.signals", "judging.judge", "inheritance",
+    "judging.families", "judging.pool", "judging.texts", "judging.ngrams", "judging.language",
+    "judging.similarity", "judging.agreement", "judging.near", "judging.protected",
+    "judging.reverse", "judging.signals", "judging.judge", "inheritance",
     "steps", "importing", "status", "viewing", "sample", "diff", "verify", "comparing", "sheets",
     "figures", "blocks", "mismatches", "card",
     "reporting", "reporting.figures", "reporting.charts", "reporting.sections", "reporting.page",
@@ -53,7 +53,7 @@ STUDENT = [
 # What the student may know of the factory: its plumbing, and what both sides must agree on.
 SHARED = {
     "errors", "files", "schemas", "decoding", "models", "manifest", "records", "shards", "progress",
-    "tokenizing", "prompts", "catalog", "engines", "engines.base", "responses", "metrics",
+    "tokenizing", "prompts", "catalog", "fence", "engines", "engines.base", "responses", "metrics",
 }  # fmt: skip
 
 ONE_DOOR = {"vllm", "ctranslate2", "deepspeed"}

@@ -182,6 +182,7 @@ def no_rows(wanted: Wanted, excluded: dict[str, int]) -> RunError:
 
 
 def _columns_of(run: RunDirectory, sql: str, wanted: Wanted) -> set[str]:
+    select(run, sql)  # alone first: a mistake is told with its place in it
     columns = set(select(run, f"SELECT * FROM (\n{sql}\n) LIMIT 0").columns)
     missing = {"sample_id", "source"} - columns
     if not columns & {"target", "token_ids"}:

@@ -26,7 +26,8 @@ class Page:
     """A file taken apart.
 
     `matter` is the front matter's YAML; `head` the lines before all blocks; `blocks` the lines of
-    each block, `after` those that follow it, `starts` the number of the file's line it begins with.
+    each block, `after` those that follow it, `starts` the number of the file's line it begins with;
+    `open` names the first block that nothing ends.
     """
 
     matter: str = ""
@@ -34,6 +35,7 @@ class Page:
     blocks: dict[str, list[str]] = field(default_factory=dict)
     after: dict[str, list[str]] = field(default_factory=dict)
     starts: dict[str, int] = field(default_factory=dict)
+    open: str | None = None
 
     def __str__(self) -> str:
         """The file again."""
@@ -53,20 +55,23 @@ class Page:
 
 
 def take_apart(text: str) -> Page:
-    """A file as a page. A block that nothing ends reaches to the next one, or to the last line."""
+    """A file as a page. A second block of a name is a person's own text."""
     page, lines = Page(), text.splitlines()
     first = lines.index(FENCE, 1) + 1 if lines[:1] == [FENCE] and FENCE in lines[1:] else 0
     page.matter = "".join(f"{line}\n" for line in lines[1 : first - 1])
-    taken = page.head
+    taken, inside = page.head, None
     for count, line in enumerate(lines[first:], first + 1):
-        if found := BEGIN.fullmatch(line):
-            name = found[1]
+        found = BEGIN.fullmatch(line)
+        if found and found[1] not in page.blocks:
+            page.open = page.open or inside
+            inside = name = found[1]
             page.after[name], page.starts[name] = [], count
             taken = page.blocks[name] = []
-        elif line == END and page.blocks:
-            taken = page.after[name]
+        elif line == END and inside:
+            taken, inside = page.after[inside], None
         else:
             taken.append(line)
+    page.open = page.open or inside
     return page
 
 

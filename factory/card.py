@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from factory.blocks import Page, put_together, take_apart
+from factory.blocks import END, Page, put_together, take_apart
 from factory.decoding import DECODING_KEYS
 from factory.errors import RunError
 from factory.figures import Figure, figures, markup
@@ -84,9 +84,14 @@ def render(run: RunDirectory, template: str = "template.md.j2", matter: Facts | 
 
     `matter` is more for the front matter, such as where data files lie. What a person wrote into
     the card that stands there, outside its blocks, is in it.
+
+    Raises:
+        RunError: a block of that card never ends, so that what follows may be a person's.
     """
     text, path = _rendered(run, template, matter or {}), run.path(CARD)
     before = take_apart(path.read_text("utf-8")) if path.is_file() else Page()
+    if before.open:
+        raise RunError(path, before.open, f"is a block that never ends: put {END} after it")
     return str(put_together(before, take_apart(text), OURS)) if before.blocks else text
 
 

@@ -11,7 +11,7 @@ from itertools import zip_longest
 from factory.blocks import Page
 
 BAR = re.compile(r"(?<!\\)\|")
-ESCAPED = re.compile(r"\\([^\w\s])")
+ESCAPED = re.compile(r"\\([^a-zA-Z0-9\s])")
 RULER = re.compile(r"\|(\s*:?-+:?\s*\|)+")
 WIDTH = 80
 

@@ -13,9 +13,9 @@
 --                       or digit is a letter. (Mozilla translations, browsermt: alpha_ratio, there
 --                       with an alphabet for each language; here any script's letters are letters.)
 --   numbers             runs of digits, of any common script, as often as they stand there; what
---                       parts groups of three (1,000 1.000 1'000 1 000) and zeros in front do not
---                       count, and any other sign between digits parts runs: 3.5 and 3,5 are 3 and 5,
---                       10:30 and 10h30 are 10 and 30, dates are their parts in any order.
+--                       parts groups of three (1,000 1.000 1'000 1 000) and zeros in front of a whole
+--                       number do not count, any other sign between digits parts runs: 3.05 and 3,05
+--                       are 3 and 05, 10:30 and 10h30 are 10 and 30, dates are their parts.
 --                       number_match = (common + 1) / (different + 1), at least 1 in OpusCleaner's
 --                       num_mismatch (Mozilla translations), which counts each number once.
 --   urls                http, https, ftp and www addresses, as often as they stand there; the
@@ -67,11 +67,9 @@ numbered AS (
         *,
         list_transform(sides, lambda side:
             CASE WHEN regexp_matches(side, '\d') THEN list_transform(
-                regexp_extract_all(
-                    regexp_replace(side, '(^|[^\d.,])0+(\d)', '\1\2', 'g'),
-                    '\d{1,3}(?:[.,''’٬\pZ]\d{3})+(?:\D|$)|\d+'
-                ),
-                lambda number: regexp_replace(number, '\D', '', 'g')
+                regexp_extract_all(side, '\d{1,3}(?:[.,''’٬\pZ]\d{3})+(?:\b|[A-Za-z_])|[.,]?\d+'),
+                lambda number: CASE WHEN number[1] IN ('.', ',') THEN number[2:]
+                    ELSE regexp_replace(regexp_replace(number, '\D', '', 'g'), '^0+(\d)', '\1') END
             ) ELSE [] END
         ) AS numbers
     FROM taken_apart

@@ -29,7 +29,7 @@ FACTORY = [
     "hypotheses", "precision", "recheck", "generate", "score",
     "judging.families", "judging.pool", "judging.texts", "judging.ngrams", "judging.language",
     "judging.similarity", "judging.agreement", "judging.near", "judging.protected",
-    "judging.reverse", "judging.signals", "judging.judge", "inheritance",
+    "judging.reverse", "judging.signals", "judging.judge", "judging.whatif", "inheritance",
     "steps", "importing", "status", "viewing", "sample", "diff", "verify", "comparing", "sheets",
     "figures", "blocks", "mismatches", "card",
     "reporting", "reporting.figures", "reporting.charts", "reporting.sections", "reporting.page",

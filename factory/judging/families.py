@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
@@ -46,3 +47,14 @@ class Family:
     def schema(self) -> pa.Schema:
         """The key and the columns."""
         return pa.schema([*KEY, *MEASURED[self.name]])
+
+
+def library(name: str) -> Callable[[RunDirectory, Manifest], dict[str, str]]:
+    """Settings of a family that the library of that name measures: its version."""
+    return lambda *_: {name: version(name)}
+
+
+def distributions(run: RunDirectory, manifest: Manifest) -> list[str]:
+    """Settings of a family that reads the stored distributions: their files' SHA-256."""
+    del manifest
+    return [file["sha256"] for file in run.files("logits")]

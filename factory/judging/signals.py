@@ -8,7 +8,7 @@ of (sample_id, rank) and laid side by side, id by id, into the part that the vie
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,22 +16,34 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from factory.catalog import parquet, shipped_sql
+from factory.errors import RunError
 from factory.files import digest
-from factory.judging.families import Family, Measuring
+from factory.judging.agreement import measure_agreement
+from factory.judging.families import Family, Measuring, distributions, library
+from factory.judging.language import measure_language
+from factory.judging.near import measure_near
 from factory.judging.protected import check_protected, measure_protected, protected_settings
+from factory.judging.reverse import check_reverse, measure_reverse, reverse_settings
+from factory.judging.similarity import measure_similarity
 from factory.manifest import Manifest
 from factory.records import FileRecord, RunDirectory
 from factory.schemas import MEASURED, SIGNALS
-from factory.shards import write_part
+from factory.shards import record_file, write_part
 
 TABLE = "measured"  # of a family's part, which no view reads
 BATCH = 1 << 14
 
 FAMILIES = (
     Family("text"),
-    Family("confidence"),
+    Family("repetition"),
+    Family("confidence", distributions),
     Family("duplicates"),
+    Family("language", library("py3langid"), measure_language),
+    Family("similarity", library("sacrebleu"), measure_similarity),
+    Family("agreement", library("sacrebleu"), measure_agreement),
+    Family("near", library("rensa"), measure_near),
     Family("protected", protected_settings, measure_protected, check_protected),
+    Family("reverse", reverse_settings, measure_reverse, check_reverse),
 )
 FAMILY = {family.name: family for family in FAMILIES}
 
@@ -50,6 +62,25 @@ def measure(work: Measuring) -> list[FileRecord]:
         files = {name: work.run.path(part["path"]) for name, part in parts.items()}
         together = _write(work, path, "signals", _side_by_side(files), SIGNALS, keys)
     return [together, *parts.values()]
+
+
+def stored(run: RunDirectory, manifest: Manifest, columns: Collection[str]) -> str:
+    """SQL of the signals that are measured, without measuring any; others are NULL.
+
+    Raises:
+        RunError: one of `columns` would have to be measured.
+    """
+    paths = {
+        name: run.path("signals", key, f"{name}.parquet")
+        for name, key in signal_keys(run, manifest).items()
+    }
+    for name in paths:
+        missing = not _standing(run, TABLE, paths[name])
+        if missing and (read := {column for column, _ in MEASURED[name]}.intersection(columns)):
+            remedy = "is not measured of these candidates: seqkd judge first"
+            raise RunError(run.root, min(read), remedy)
+    standing = {name: path for name, path in paths.items() if _standing(run, TABLE, path)}
+    return _side_by_side(standing)
 
 
 def check_signals(manifest: Manifest) -> None:
@@ -137,6 +168,8 @@ def _write(
 
 
 def _standing(run: RunDirectory, table: str, path: Path) -> FileRecord | None:
-    """What the last judgement recorded of a part, where it left it."""
+    """The record of a part that is there, whole; of a judgement that was refused it is made now."""
+    if not path.is_file():
+        return None
     records = {record["path"]: record for record in run.files(table)}
-    return records.get(run.relative(path)) if path.is_file() else None
+    return records.get(run.relative(path)) or record_file(run, path, table)

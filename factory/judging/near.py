@@ -1,0 +1,111 @@
+"""Near duplicates, and sources near to the test split: MinHash of word 5-grams in 14 bands of 8.
+
+The settings are datatrove's (Penedo et al. 2024): two texts whose sets of 5-grams have a Jaccard
+similarity s share a band with probability 1 - (1 - s^8)^14, which is one half at 0.68.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator, Sequence, Set
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from rensa import RMinHash
+
+from factory.catalog import parquet, shipped_sql
+from factory.judging.families import Measuring
+from factory.judging.texts import by_sample, measured
+from factory.schemas import KEY
+
+NAME = "near"
+WORDS = 5
+BANDS, ROWS = 14, 8
+SEED = 17
+BATCH = 1 << 14
+
+BANDED = pa.schema(
+    [*KEY, ("place", pa.int32()), ("bands", pa.list_(pa.uint64())), ("near_test", pa.bool_())]
+)
+Hashes = NDArray[np.uint64]
+Shingles = Set[str]
+
+
+def shingles(text: str, side: str = "") -> Shingles:
+    """A text's word 5-grams; words are runs of letters and digits, in lower case.
+
+    One of all its words where there are fewer than 5; none where there are none. `side` keeps those
+    of a source apart from those of a target.
+    """
+    words = re.findall(r"\w+", text.lower())
+    ends = range(WORDS, max(len(words), WORDS) + 1) if words else ()
+    return {f"{side}\n{' '.join(words[end - WORDS : end])}" for end in ends}
+
+
+def bands(sets: Sequence[Shingles]) -> Hashes:
+    """The hashes of every set's bands, (sets, 14): two sets are near that share one.
+
+    An empty set has bands too, which mean nothing.
+    """
+    digests = RMinHash.digests_from_token_sets(list(map(list, sets)), BANDS * ROWS, SEED)
+    values = np.array(digests, dtype=np.uint64).reshape(len(sets), BANDS, ROWS)
+    random = np.random.default_rng(SEED)
+    odd = 2 * random.integers(1 << 63, size=(BANDS, ROWS), dtype=np.uint64) + 1
+    return np.asarray((values * odd).sum(2), dtype=np.uint64)
+
+
+def banded(batch: pa.RecordBatch, held: Hashes) -> pa.RecordBatch:
+    """The bands of each pair of source and text, and whether the source shares any of `held`.
+
+    Bands are NULL without text.
+    """
+    samples = list(zip(by_sample(batch, "source"), by_sample(batch, "text"), strict=True))
+    sources = [shingles(source, "source") for (source, *_), _ in samples]
+    near = np.isin(bands(sources), held).any(1) & np.array(list(map(bool, sources)))
+    pairs = [
+        set[str]() if text is None else source | shingles(text, "target")
+        for source, (_, texts) in zip(sources, samples, strict=True)
+        for text in texts
+    ]
+    sizes = [len(texts) for _, texts in samples]
+    places = np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])
+    keys = [batch.column(name) for name, _ in KEY]
+    columns = [places, _listed(pairs, batch.column("text").is_null()), np.repeat(near, sizes)]
+    return pa.record_batch([*keys, *columns], schema=BANDED)
+
+
+def _listed(pairs: Sequence[Shingles], failed: pa.Array) -> pa.Array:
+    """Lists of bands: none for a pair without words, NULL for one without text."""
+    there = np.array(list(map(bool, pairs)))
+    offsets = pa.array(np.append(0, np.cumsum(there * BANDS)), pa.int32())
+    return pa.ListArray.from_arrays(offsets, pa.array(bands(pairs)[there].ravel()), mask=failed)
+
+
+def _held(work: Measuring) -> Hashes:
+    """The bands of the test split's sources. Its gold stays unseen here as everywhere."""
+    found = work.connection.sql("SELECT DISTINCT source FROM samples WHERE split = 'test'")
+    sets = [shingles(source, "source") for (source,) in found.fetchall()]
+    return np.unique(bands([each for each in sets if each]))
+
+
+def measure_near(work: Measuring) -> Iterator[pa.RecordBatch]:
+    """Measure which candidates are near to another's, or their sources to one of the test split.
+
+    Raises:
+        StepFailed: a worker process died.
+    """
+    with tempfile.TemporaryDirectory(prefix=".spill-", dir=work.run.root) as aside:
+        path = Path(aside, "bands.parquet")
+        with pq.ParquetWriter(path, BANDED) as writer:
+            function = partial(banded, held=_held(work))
+            for batch in measured(work, NAME, function, ["source", "text"]):
+                writer.write_batch(batch)
+        with work.connection.cursor() as cursor:
+            relation = parquet([path], options="file_row_number = true")
+            cursor.execute(f"CREATE TEMP VIEW banded AS {relation}")
+            yield from cursor.sql(shipped_sql("judge", "near")).to_arrow_reader(BATCH)

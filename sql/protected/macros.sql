@@ -1,10 +1,10 @@
--- Spans that a target keeps as they are: variable 'protect' holds the user's pattern and a bar, or
--- nothing. What a pattern before it takes, a later one does not see. Sources: printf's, Python's,
--- boost's and Objective-C's, XML tags less the attributes that may change, and entities are those of
--- Translate Toolkit's pofilter (checks printf, pythonbraceformat, xmltags, variables); the braces are
--- Mustache's, Jinja's, shells', Ruby's and Python's own documentation. %% is a percent sign, and so is
--- one behind a digit (20%off): taken, and dropped. Of tags, blanks before the end and its slash are
--- dropped. Entities that languages choose by their typography (quotes, dashes, blanks) are left out.
+-- Spans that a target keeps as they are. Variable 'protect' holds the user's patterns, each with a bar
+-- behind it; what a pattern takes, those after it do not see. After Translate Toolkit's pofilter: the
+-- checks printf (C, Python, boost, Objective-C), pythonbraceformat, variables, and xmltags with its
+-- attributes that may change; the other braces are Mustache's, Jinja's, ERB's, the shells' and Ruby's.
+-- %% is a percent sign, and so is one behind a digit (20%off): taken, and dropped. Of tags, blanks and
+-- a slash before the end are dropped. Entities that only write a character (&amp;, &nbsp;, &eacute;)
+-- are left out: they stand in text that nobody decoded, and a target writes the character.
 CREATE OR REPLACE TEMP MACRO protected_spans(text) AS list_filter(
     list_transform(
         regexp_extract_all(
@@ -26,7 +26,9 @@ CREATE OR REPLACE TEMP MACRO protected_spans(text) AS list_filter(
         ) ELSE span END
     ),
     lambda span: NOT regexp_full_match(
-        span, '[0-9]%|%%|&(?:nbsp|ensp|emsp|thinsp|quot|apos|[lr]s?aquo|[lrbs][sd]?quo|hellip|[nm]dash|shy);'
+        span,
+        '[0-9]%|%%|&(?:amp|lt|gt|quot|apos|nbsp|e[nm]sp|thinsp|shy|[lr]s?aquo|[lrbs][sd]?quo|hellip|[nm]dash'
+        || '|copy|reg|trade|deg|euro|[a-zA-Z](?:acute|grave|circ|uml|tilde|cedil|ring|caron|slash)|(?:ae|AE|oe|OE|sz)lig);'
     )
 );
 

@@ -213,6 +213,9 @@ def _make_absolute(tree: dict[str, Any], base: Path, columns: frozenset[str] = f
             parents, _, last = dotted.rpartition(".")
             if isinstance(node := _at(tree, parents), dict):
                 make_absolute(node, last, base)
+    for container, index, _ in _walk({"rules": _at(tree, "judge.rules")}, ""):
+        if index == "file":
+            _absolute(container, index, base)
 
 
 def _at(tree: Any, dotted: str) -> Any:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factory.commands.answers import answer, print_done, teller
-from factory.commands.options import AsJson, Fresh, RunDir, Settings, Target, resolve
+from factory.commands.answers import answer, display, print_done, teller
+from factory.commands.options import AsJson, Fresh, RunDir, Settings, Target, existing, resolve
 from factory.errors import RunError
 
 if TYPE_CHECKING:
@@ -73,13 +73,25 @@ def score(
 
 
 def judge(
-    target: Target, settings: Settings = None, run_dir: RunDir = None, as_json: AsJson = False
+    target: Target,
+    settings: Settings = None,
+    run_dir: RunDir = None,
+    what_if: Annotated[
+        bool, typer.Option("--what-if", help="show what these rules would do, and write nothing")
+    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure the candidates, apply the rules, and select a target for each source.
 
-    Example: seqkd judge runs/demo --set judge.rules='[error, {length_ratio: {max: 1.5}}]'
+    Example: seqkd judge runs/demo --set judge.rules='[{length_ratio: {max: 1.5}}]' --what-if
     """
-    _one_step("judge", target, settings, run_dir, as_json)
+    if not what_if:
+        return _one_step("judge", target, settings, run_dir, as_json)
+    from factory.judging import whatif
+
+    manifest, root = resolve(target, settings, run_dir)
+    facts = whatif.what_if(existing(root), manifest)
+    return answer(facts, as_json, lambda: display(whatif.show(facts)))
 
 
 def train(

@@ -6,4 +6,4 @@ SELECT
     p.finish_reason, p.token_ids
 FROM pseudolabels AS p
 JOIN samples AS s ON s.sample_id = p.sample_id
-ORDER BY s.split <> 'train', s."row"
+ORDER BY s.split <> 'train', s."row", p.rank

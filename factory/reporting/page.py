@@ -10,6 +10,7 @@ import base64
 import hashlib
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,7 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # columns keep their order
     environment.filters |= {"shown": shown, "label": lambda name: name.replace("_", " ")}
     return environment.get_template("report.html.j2")
 
@@ -112,6 +114,7 @@ def _trusted(code: str) -> Markup:
     return Markup(code)  # noqa: S704 — shipped with us, or by the libraries that draw
 
 
+@cache
 def _library() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script, which holds nothing that would end it."""
     bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")

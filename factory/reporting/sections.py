@@ -227,6 +227,8 @@ def _diversity(tables: Tables) -> list[Figure]:
 
 
 def _cache(tables: Tables) -> list[Figure]:
+    if not (tables["caches"] or tables["candidates"][0]["candidates"]):
+        return []
     rows = _weighed(tables)
     figures = [
         Figure(
@@ -245,7 +247,7 @@ def _cache(tables: Tables) -> list[Figure]:
         title = "Probability outside what is stored, along a target"
         query = "sql/report/positions.sql"
         figures.append(Figure("tail_by_position", title, "", tails, spec, query))
-    return figures if tables["caches"] or tables["candidates"][0]["candidates"] else []
+    return figures
 
 
 def _weighed(tables: Tables) -> list[Facts]:

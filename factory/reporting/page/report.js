@@ -79,7 +79,8 @@
   const search = document.getElementById("search");
   const group = document.getElementById("group");
   const rows = [...document.querySelectorAll("#rows > li")];
-  const texts = rows.map((row) => row.textContent.toLowerCase());
+  const texts = rows.map((row) =>
+    [...row.querySelectorAll("code, dd, .reason")].map((part) => part.textContent).join(" ").toLowerCase());
 
   function filter() {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);

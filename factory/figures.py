@@ -14,6 +14,7 @@ from factory.markdown import number, table
 from factory.records import RunDirectory
 
 FINE = 10  # below it a figure has three decimals, above it two
+NOISE = 1e-9  # of sums; nearer than this to a whole number is whole
 QUOTES = frozenset(
     '"`$\\'
 )  # what a query in double quotes must not hold, to be pasted into a shell
@@ -47,7 +48,7 @@ def shown(value: Any) -> Any:
     """A value as a cell of a card: figures for people, the rest as it is."""
     if not isinstance(value, int | float):
         return value
-    whole = int(value) if isinstance(value, float) and value.is_integer() else value
+    whole = round(value) if abs(value - round(value)) < NOISE else value
     return number(whole, 2 if abs(value) >= FINE else 3)
 
 

@@ -16,7 +16,10 @@ RULER = re.compile(r"\|(\s*:?-+:?\s*\|)+")
 WIDTH = 80
 
 Said = tuple[int | None, str | None]  # line in the card, what stands there
+Key = tuple[tuple[str, ...], tuple[str, ...], int]  # table's columns, row's words, which of such
+Row = tuple[int | None, dict[str, str]]  # line in the card, figures by column
 NOTHING: Said = (None, None)
+ABSENT: Row = (None, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +61,10 @@ def mismatches(card: Page, run: Page, skip: Iterable[str], ours: Iterable[str]) 
 
 
 class _Block:
-    """What a block says: figures by row and column, and its other lines in their order."""
+    """What a block says: the rows of its tables by their words, and its other lines in order."""
 
     def __init__(self, lines: list[str], start: int) -> None:
-        self.cells: dict[str, Said] = {}
+        self.rows: dict[Key, Row] = {}
         self.text: list[Said] = []
         heads: list[str] = []
         sides: list[str] = []
@@ -76,24 +79,33 @@ class _Block:
     def _add_row(self, line: int, row: list[str], heads: list[str], sides: list[str]) -> None:
         """Keep a row's figures, the cells on the right side; of words all but the first cell."""
         figures = [i for i, side in enumerate(sides) if side.endswith(":")] or range(1, len(sides))
-        names = [cell for i, cell in enumerate(row) if i not in figures]
-        for i in figures:
-            parts = [*names, heads[i] if i < len(heads) else ""]
-            place = ", ".join(part for part in parts if part)
-            while place in self.cells:
-                place += " again"
-            self.cells[place] = (line, row[i] if i < len(row) else "")
+        words = tuple(cell for i, cell in enumerate(row) if i not in figures)
+        times = sum(key[:2] == (tuple(heads), words) for key in self.rows)
+        found = {heads[i]: row[i] if i < len(row) else "" for i in figures}
+        self.rows[(tuple(heads), words, times)] = (line, found)
 
 
 def _differences(name: str, card: _Block, run: _Block) -> Iterator[Mismatch]:
-    for place in dict.fromkeys([*card.cells, *run.cells]):
-        line, said = card.cells.get(place, NOTHING)
-        told = run.cells.get(place, NOTHING)[1]
-        if said != told:
-            yield Mismatch(line, f"{name}, {place}", said, told)
+    for key in dict.fromkeys([*card.rows, *run.rows]):
+        place = [name, *key[1]]
+        (line, said), (_, told) = card.rows.get(key, ABSENT), run.rows.get(key, ABSENT)
+        if said and told:
+            for head in (head for head in told if said[head] != told[head]):
+                yield Mismatch(line, _named([*place, head]), said[head], told[head])
+        else:
+            yield Mismatch(line, _named(place), _joined(said), _joined(told))
     extra, lacking = _beyond(card.text, run.text), _beyond(run.text, card.text)
     for one, other in zip_longest(extra, lacking, fillvalue=NOTHING):
         yield Mismatch(one[0], f"{name}, text", one[1], other[1])
+
+
+def _named(parts: list[str]) -> str:
+    return ", ".join(_short(part) for part in parts if part)
+
+
+def _joined(row: dict[str, str]) -> str | None:
+    """A whole row that stands on one side alone."""
+    return " | ".join(row.values()) if row else None
 
 
 def _matter(card: Page, run: Page, ours: Iterable[str]) -> Iterator[Mismatch]:

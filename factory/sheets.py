@@ -15,7 +15,6 @@ from factory.records import STEPS
 from factory.tables import plain
 
 Facts = dict[str, Any]
-WORDS = ("run", "system", "measure", "stage", "data")
 LEGEND = (
     "size: parameters; differences: to {}; intervals and p: bootstrap, 1,000 resamples, p paired"
     " and not corrected for the number of comparisons"
@@ -24,15 +23,16 @@ LEGEND = (
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """A titled table of text: every cell as it is shown."""
+    """A titled table of text as it is shown: columns of words, then of figures."""
 
     title: str
     columns: list[str]
     rows: list[list[str]]
+    words: int
 
-    def words(self) -> list[bool]:
-        """Which columns are words, to the left; figures stand to the right."""
-        return [column in WORDS for column in self.columns]
+    def lefts(self) -> list[bool]:
+        """Which columns stand to the left: so many of `words`; figures stand to the right."""
+        return [i < self.words for i, _ in enumerate(self.columns)]
 
 
 def show(facts: Facts) -> Group:
@@ -44,7 +44,7 @@ def show(facts: Facts) -> Group:
 def markdown(facts: Facts) -> str:
     """The same in Markdown."""
     parts = [
-        f"### {sheet.title}\n\n{table(sheet.columns, sheet.rows, sheet.words())}"
+        f"### {sheet.title}\n\n{table(sheet.columns, sheet.rows, sheet.lefts())}"
         for sheet in sheets(facts)
     ]
     return "\n".join([*parts, *(f"- {plain(line)}" for line in _lines(facts)), ""])
@@ -64,7 +64,7 @@ def _lines(facts: Facts) -> list[str]:
 
 def _scores(rows: Iterable[Facts]) -> Sheet:
     columns = ["run", "system", "measure", "score, 95 %", "difference", "p"]
-    return Sheet("Scores", columns, [_score(row) for row in rows])
+    return Sheet("Scores", columns, [_score(row) for row in rows], words=3)
 
 
 def _score(row: Facts) -> list[str]:
@@ -81,7 +81,7 @@ def _used(runs: Iterable[Facts]) -> Sheet:
     names = ("student_parameters", "teacher_parameters", "teacher_tokens", "trained_tokens")
     rows = [[run["run"], *(number(run[name]) for name in names)] for run in runs]
     columns = ["run", "student size", "teacher size", "teacher tokens", "trained tokens"]
-    return Sheet("Sizes and tokens", columns, rows)
+    return Sheet("Sizes and tokens", columns, rows, words=1)
 
 
 def _stages(runs: Iterable[Facts]) -> Sheet:
@@ -91,27 +91,21 @@ def _stages(runs: Iterable[Facts]) -> Sheet:
         for run in runs
         for stage in run["stages"]
     ]
-    return Sheet("Data by stage", ["run", "stage", "data", *names], rows)
+    return Sheet("Data by stage", ["run", "stage", "data", *names], rows, words=3)
 
 
 def _seconds(runs: list[Facts]) -> Sheet:
     steps = [step for step in STEPS if any(step in run["seconds"] for run in runs)]
-    priced = any(run["cost"] is not None for run in runs)
-    rows = [
-        [
-            run["run"],
-            *(number(run["seconds"].get(step), 1) for step in steps),
-            number(run["total_seconds"], 1),
-            *([number(run["cost"], 4)] if priced else []),
-        ]
-        for run in runs
-    ]
-    return Sheet("Seconds", ["run", *steps, "all", *(["cost"] if priced else [])], rows)
+    rows = [[step, *(number(run["seconds"].get(step), 1) for run in runs)] for step in steps]
+    rows.append(["all", *(number(run["total_seconds"], 1) for run in runs)])
+    if any(run["cost"] is not None for run in runs):
+        rows.append(["cost", *(number(run["cost"], 4) for run in runs)])
+    return Sheet("Seconds", ["step", *(run["run"] for run in runs)], rows, words=1)
 
 
 def _rich(sheet: Sheet) -> Table:
     made = Table(title=sheet.title, title_justify="left")
-    for column, left in zip(sheet.columns, sheet.words(), strict=True):
+    for column, left in zip(sheet.columns, sheet.lefts(), strict=True):
         side: JustifyMethod = "left" if left else "right"
         made.add_column(column, justify=side, overflow="fold")
     for row in sheet.rows:

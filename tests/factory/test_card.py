@@ -182,12 +182,8 @@ def test_every_kind_of_change_in_a_block_is_told(finished):
     )
     assert said == [
         "front matter, size_categories: the card says ['1K<n<10K'], the run ['n<1K']",
-        "targets, truncation, candidates: the card says 1, the run nothing",
-        "targets, truncation, percent: the card says 4.762, the run nothing",
-        "targets, truncation, by this rule alone: the card says 1, the run nothing",
-        "targets, truncated, candidates: the card says nothing, the run 1",
-        "targets, truncated, percent: the card says nothing, the run 4.762",
-        "targets, truncated, by this rule alone: the card says nothing, the run 1",
+        "targets, truncation: the card says 1 | 4.762 | 1, the run nothing",
+        "targets, truncated: the card says nothing, the run 1 | 4.762 | 1",
         "targets, text: the card says (SELECT count(*) FROM candidates) AS with_an_error,, "
         "the run (SELECT count(error) FROM candidates) AS with_an_error,",
         "targets, text: the card says Fine., the run A candidate may fail several rules.",
@@ -200,7 +196,7 @@ def test_a_run_judged_anew_is_told(finished):
     judge(finished, "another-key")
     said = "\n".join(map(str, card.check(finished)))
     assert "targets, kept: the card says 18, the run 20" in said
-    assert "targets, truncated, candidates: the card says 1, the run nothing" in said
+    assert "targets, truncated: the card says 1 | 4.762 | 1, the run nothing" in said
     card.write_card(finished, "card-key")
     assert card.check(finished) == []
 

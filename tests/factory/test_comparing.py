@@ -250,7 +250,8 @@ def test_tables(good, poor):
         assert spread in shown
         assert spread in text
     assert "| poor | student gold | test bleu |" in text
-    assert "| run | samples | evaluate | all | cost |" in text
+    assert "| step | good | poor |\n| --- | ---: | ---: |\n| samples | 0.1 | 0.1 |" in text
+    assert "| cost | 0.0003 | 0.0003 |" in text
     assert "differences: to the same system of good" in text
     assert "by|hand" in shown
 

@@ -161,6 +161,36 @@ MANIFESTS: dict[str, tuple[Edits, str, list[str]]] = {
         "judge.rules: 'copy':",
         ["stands twice: keep one"],
     ),
+    "no reverse model": (
+        {"judge": {"reverse": {"model": "./nowhere"}}},
+        "judge.reverse.model:",
+        ["holds no config.json"],
+    ),
+    "a reverse model without a tokenizer": (
+        {"judge": {"reverse": {"model": "no-tokenizer"}}},
+        "tokenizer:",
+        ["no-tokenizer"],
+    ),
+    "a reverse template without a source": (
+        {"judge": {"reverse": {"model": "{t5}", "template": "{text}"}}},
+        "judge.reverse.template: '{text}':",
+        ["{source}, and no other field"],
+    ),
+    "no glossary": (
+        {"judge": {"glossary": "terms.tsv"}},
+        "judge.glossary: '{cwd}/terms.tsv':",
+        ["cannot be read: No such file"],
+    ),
+    "a glossary of other lines": (
+        {"judge": {"glossary": "manifest.yaml"}},
+        "{cwd}/manifest.yaml:1:",
+        ["a source term, a tab, a target term"],
+    ),
+    "a pattern that is none": (
+        {"judge": {"protect": ["x", "a("]}},
+        "judge.protect.1: 'a(':",
+        ["is no RE2 expression: missing )"],
+    ),
     "gold fraction over one": (
         {"data.train.gold_fraction": 1.5},
         "manifest.yaml data.train.gold_fraction: 1.5:",

@@ -35,7 +35,8 @@ def _means(scores: Floats, times: Ints) -> list[float | None]:
     others = int(times.sum()) - 1
     if others < 1:
         return [None] * len(times)
-    means: list[float | None] = ((scores @ times - scores.diagonal()) / others).tolist()
+    weights = times - np.eye(len(times))  # not against itself, but against its equals
+    means: list[float | None] = ((scores * weights).sum(1) / others).tolist()
     return means
 
 

@@ -1,0 +1,2 @@
+-- The source is not nearly one of the test split.
+NOT near_test

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from factory.schemas import SIGNALS
 from factory.viewing import fetch
 
 EXAMPLES = 5
+ASIDE = ("top_", "duplicate_")  # of signals, in JSON only: `repetition` sums them up
 
 
 def diff(run: RunDirectory, other: RunDirectory, examples: int = EXAMPLES) -> Facts:
@@ -51,20 +53,27 @@ def diff(run: RunDirectory, other: RunDirectory, examples: int = EXAMPLES) -> Fa
 def show_diff(facts: Facts) -> Group:
     """A comparison as tables for the terminal; what did not change is left out."""
     targets = facts["targets"]
-    moved = [row for row in facts["measures"] if row["change"]]
+    moved = [m for m in facts["measures"] if m["change"] and not m["measure"].startswith(ASIDE)]
     counts = ("same", "changed", "chosen_otherwise", "only_first", "only_second", "neither")
     alike = ("alike_mean", "alike_median", "alike_p5")
     means = ("measure", "targets", "first", "second", "change")
     shown = [
         ("sources to learn from", [facts["sources"]], tuple(facts["sources"])),
-        ("targets of sources in both", [targets], counts + alike),
+        ("targets of sources in both", [targets], counts),
+        ("how alike those that changed are", [targets] if targets["changed"] else [], alike),
         ("candidates judged", [facts["verdicts"]], tuple(facts["verdicts"])),
         ("reasons", facts["reasons"], ("rule", "first", "second", "gained", "lost")),
         ("means over targets in both", moved, means),
     ]
-    runs = [{"name": name, "run": facts[name]} for name in ("first", "second")]
+    runs = [{"name": name, "run": _near(facts[name])} for name in ("first", "second")]
     parts = [filled("runs", runs, ("name", "run")), *(filled(*part) for part in shown)]
     return Group(*(part for part in parts if part.row_count), *map(_example, facts["examples"]))
+
+
+def _near(path: str) -> str:
+    """A run as people name it: from where they stand."""
+    root, here = Path(path), Path.cwd()
+    return str(root.relative_to(here) if root.is_relative_to(here) else root)
 
 
 def _example(row: Facts) -> Any:
@@ -80,7 +89,7 @@ def _example(row: Facts) -> Any:
 
 def _measures(connection: Connection) -> list[Facts]:
     """Means of every signal that is a number, over pairs of targets for which both runs have it."""
-    means = ", ".join(f'{_means(field.name)} AS "{field.name}"' for field in SIGNALS if _is(field))
+    means = ", ".join(f'{_means(field)} AS "{field.name}"' for field in SIGNALS if _is(field))
     sql = f"""
         SELECT {means}
         FROM pairs
@@ -91,10 +100,9 @@ def _measures(connection: Connection) -> list[Facts]:
     return [{"measure": name} | means for name, means in row.items() if means["targets"]]
 
 
-def _means(name: str) -> str:
-    first, second = (f'{side}."{name}"::INT::DOUBLE' for side in "ht")
-    if pa.types.is_floating(SIGNALS.field(name).type):
-        first, second = (f'{side}."{name}"' for side in "ht")
+def _means(field: pa.Field) -> str:
+    cast = "" if pa.types.is_floating(field.type) else "::INT::DOUBLE"
+    first, second = (f'{side}."{field.name}"{cast}' for side in "ht")
     both = f"FILTER ({first} + {second} IS NOT NULL)"
     return (
         f"{{'targets': count(*) {both}, 'first': avg({first}) {both}, "

@@ -29,7 +29,8 @@ UNSURE = 0.9
 LEAST = 3  # of the least sure tokens
 WIDE = 8  # candidates whose signals stand side by side
 KEY = ("sample_id", "rank")
-ASIDE = ("n_words_", "n_chars_", "n_tokens", "top_", "duplicate_")  # of signals, not for people
+# Signals that are told elsewhere, or summed up by another.
+ASIDE = ("n_words_", "n_chars_", "n_tokens", "mean_logprob", "top_", "duplicate_")
 
 
 def inspect_sample(run: RunDirectory, sample_id: str) -> Facts:
@@ -105,8 +106,9 @@ def _coloured(row: Facts) -> Text:
         return cell(row["error"] if row["text"] is None else row["text"])
     text = Text()
     for token in row["tokens"]:
-        piece = token["text"] if text else token["text"].lstrip()
-        text.append(plain(piece), _style(token["logprob"]))
+        word = token["text"].lstrip(" ")
+        text.append(" " * (len(token["text"]) - len(word)) if text else "")
+        text.append(plain(word), _style(token["logprob"]))
     return text
 
 

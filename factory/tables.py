@@ -17,6 +17,7 @@ from typing import IO, Any, TypeAlias
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
+from rich.cells import cell_len
 from rich.console import Console, Group, JustifyMethod
 from rich.rule import Rule
 from rich.table import Table
@@ -30,6 +31,7 @@ BATCH = 2048
 TABLE_ROWS = 100
 TABLE_RECORDS = 10  # of rows shown one after another
 LEGIBLE = 16  # characters that a column of text needs to be read
+WORD = 20  # characters of a word that are not torn apart: an id has as many
 BORDER = 3  # characters between two columns
 CELL = 1000  # characters shown of one value
 FILE_WIDTH = 200
@@ -92,11 +94,13 @@ def _write_table(rows: Rows, stream: IO[str]) -> None:
 
 
 def _widths(schema: pa.Schema, cells: list[list[Text]]) -> list[int]:
-    """What each column needs to be read: a number its digits, a text a few words."""
+    """What each column needs to be read: a number its digits, a text a few words, or an id."""
     widths = []
     for place, field in enumerate(schema):
-        longest = max((row[place].cell_len for row in cells), default=0)
-        needed = longest if _is_number(field) else min(longest, LEGIBLE)
+        texts = [row[place].plain for row in cells]
+        longest = max(map(cell_len, texts), default=0)
+        word = max((cell_len(word) for text in texts for word in text.split()), default=0)
+        needed = longest if _is_number(field) else max(min(longest, LEGIBLE), min(word, WORD))
         widths.append(max(needed, min(len(field.name), LEGIBLE)))
     return widths
 

@@ -90,7 +90,7 @@ WIDE = """
 """
 
 
-@pytest.mark.parametrize("columns", [60, 80])
+@pytest.mark.parametrize("columns", [64, 80])
 def test_a_table_fits_the_terminal_and_its_columns_can_be_read(capsys, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     write_rows(duckdb.connect().sql(WIDE), "table")

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from factory.catalog import VIEWS
 from factory.cli import app
 from factory.manifest import Manifest
+from factory.schemas import SIGNALS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -68,6 +69,11 @@ def test_help_gives_an_example_and_the_readme_names_the_command(name):
 def test_the_page_on_views_lists_the_views():
     page = (ROOT / "docs" / "look.md").read_text("utf-8")
     assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == set(VIEWS)
+
+
+def test_the_page_on_signals_lists_the_signals():
+    page = (ROOT / "docs" / "signals.md").read_text("utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == SIGNALS.names[2:]
 
 
 def test_the_page_on_manifests_lists_every_key():

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from factory.catalog import connect
+from factory.catalog import connect, shipped_sql
 from factory.errors import ManifestError
 from factory.judging.judge import judge
 from factory.judging.protected import check_protected
@@ -94,6 +99,36 @@ def test_spans_that_are_left_out(tmp_path):
     found = zip(SPANS, measured(run, "placeholders_missing"), strict=True)
     assert [(*row[:2], missing) for row, missing in found] == SPANS
     assert set(measured(run, "glossary_missing")) == {None}
+
+
+@pytest.fixture(scope="module")
+def macros() -> Iterator[duckdb.DuckDBPyConnection]:
+    with duckdb.connect() as connection:
+        connection.execute("SET VARIABLE protect = ''")
+        connection.execute(shipped_sql("protected", "macros"))
+        yield connection
+
+
+SPAN = st.sampled_from(["{a}", "{b}", "%s", "<b>", "</b>"])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(SPAN), st.lists(SPAN))
+def test_what_is_left_out_is_a_difference_of_multisets(macros, wanted, found):
+    sql = "SELECT missing(protected_spans($wanted), protected_spans($found))"
+    texts = {"wanted": " ".join(wanted), "found": ", ".join(found)}
+    [(missing,)] = macros.execute(sql, texts).fetchall()
+    assert missing == (Counter(wanted) - Counter(found)).total()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text())
+def test_a_text_leaves_nothing_of_itself_out(macros, text):
+    [(missing,)] = macros.execute(
+        "SELECT missing(protected_spans(t), protected_spans(t)) FROM (SELECT $1 AS t)",
+        [text.replace("\0", "")],
+    ).fetchall()
+    assert missing == 0
 
 
 def test_a_users_patterns_come_first(tmp_path):

@@ -1,62 +1,28 @@
-"""Near duplicates, and sources near to the test split: MinHash of word 5-grams in 14 bands of 8.
-
-The settings are datatrove's (Penedo et al. 2024): two texts whose sets of 5-grams have a Jaccard
-similarity s share a band with probability 1 - (1 - s^8)^14, which is one half at 0.68.
-"""
+"""Near duplicates among the candidates, and sources that are near to one of the test split."""
 
 from __future__ import annotations
 
-import re
 import tempfile
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
-from rensa import RMinHash
 
 from factory.catalog import parquet, shipped_sql
 from factory.judging.families import Measuring
+from factory.judging.minhash import BANDS, Hashes, Shingles, bands, shingles
 from factory.judging.texts import by_sample, measured
 from factory.schemas import KEY
 
 NAME = "near"
-WORDS = 5
-BANDS, ROWS = 14, 8
-SEED = 17
 BATCH = 1 << 14
 
 BANDED = pa.schema(
     [*KEY, ("place", pa.int32()), ("bands", pa.list_(pa.uint64())), ("near_test", pa.bool_())]
 )
-Hashes = NDArray[np.uint64]
-Shingles = Set[str]
-
-
-def shingles(text: str, side: str = "") -> Shingles:
-    """A text's word 5-grams; words are runs of letters and digits, in lower case.
-
-    One of all its words where there are fewer than 5; none where there are none. `side` keeps those
-    of a source apart from those of a target.
-    """
-    words = re.findall(r"\w+", text.lower())
-    ends = range(WORDS, max(len(words), WORDS) + 1) if words else ()
-    return {f"{side}\n{' '.join(words[end - WORDS : end])}" for end in ends}
-
-
-def bands(sets: Sequence[Shingles]) -> Hashes:
-    """The hashes of every set's bands, (sets, 14): two sets are near that share one.
-
-    An empty set has bands too, which mean nothing.
-    """
-    digests = RMinHash.digests_from_token_sets(list(map(list, sets)), BANDS * ROWS, SEED)
-    values = np.array(digests, dtype=np.uint64).reshape(len(sets), BANDS, ROWS)
-    random = np.random.default_rng(SEED)
-    odd = 2 * random.integers(1 << 63, size=(BANDS, ROWS), dtype=np.uint64) + 1
-    return np.asarray((values * odd).sum(2), dtype=np.uint64)
 
 
 def banded(batch: pa.RecordBatch, held: Hashes) -> pa.RecordBatch:

@@ -23,7 +23,7 @@ def ruled(rows: Iterable[Row], judge: Row) -> tuple[list[Row], Row, Row]:
     """Verdicts on candidates of given signals, in their order; the funnel; the thresholds."""
     ruling = Ruling.of(manifest_of(judge))
     table = pa.Table.from_pylist([{"error": False, "rank": 0} | row for row in rows], SIGNALS)
-    with duckdb.connect() as connection:
+    with duckdb.connect(config={"threads": 1}) as connection:
         connection.register("given", table)
         thresholds = lay_out(connection, "given", ruling)
         verdicts = connection.sql("FROM decided").to_arrow_table().to_pylist()

@@ -15,6 +15,7 @@ import pytest
 from factory import cli
 from tests.mistakes import MANIFESTS, REMOVED, SETTINGS, SOURCES, TEXTS, Edits
 from tests.mistakes_of_decoding import DECODINGS
+from tests.mistakes_of_judging import JUDGINGS
 from tests.models import manifest_tree, write_corpus, write_manifest_file
 
 SIZES = {"train": 6, "validation": 2, "test": 2}
@@ -96,9 +97,12 @@ def without_an_accelerator() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("name", MANIFESTS | DECODINGS)
+EDITED = MANIFESTS | DECODINGS | JUDGINGS
+
+
+@pytest.mark.parametrize("name", EDITED)
 def test_manifests(name: str, cwd: Path, tiny_t5: Path, capsys, monkeypatch) -> None:
-    edits, place, words = (MANIFESTS | DECODINGS)[name]
+    edits, place, words = EDITED[name]
     edit(cwd / "manifest.yaml", edits, tiny_t5)
     refuse(cwd, ["run", "manifest.yaml"], place, words, capsys, monkeypatch)
 

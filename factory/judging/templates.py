@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ class Template:
             raise ManifestError(place, value, f"must be a {wanted}")
 
 
+@cache
 def shipped_rules() -> dict[str, Template]:
     """Every rule of `sql/rules`, by name."""
     files = sorted(shipped("sql").glob("rules/*.sql"))

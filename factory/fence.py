@@ -70,6 +70,9 @@ def query_errors(sql: str = "") -> Iterator[None]:
         yield
     except duckdb.OutOfMemoryException:
         raise QueryError("sql", None, TOO_LARGE) from None
+    except duckdb.PermissionException as error:
+        said = _said(_details(error))
+        raise QueryError("sql", None, f"{said}: read the run's views") from None
     except duckdb.Error as error:
         details = _details(error)
         place, near = _spot(details, sql)

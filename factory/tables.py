@@ -84,32 +84,44 @@ def _write_table(rows: Rows, stream: IO[str]) -> None:
     console = Console(file=stream, width=None if stream is sys.stdout else FILE_WIDTH)
     records = list(islice(_records(rows), TABLE_ROWS + 1))
     cells = [[_cell(value) for value in record] for record in records[:TABLE_ROWS]]
-    wanted = _widths(rows.schema, cells)
-    fits = sum(wanted) + BORDER * len(wanted) + 1 <= console.width
-    shown = cells if fits else cells[:TABLE_RECORDS]
-    console.print(_grid(rows.schema, shown, wanted) if fits else _listing(rows.schema, shown))
+    widths = _widths(rows.schema, cells, console.width)
+    shown = cells if widths else cells[:TABLE_RECORDS]
+    console.print(_grid(rows.schema, shown, widths) if widths else _listing(rows.schema, shown))
     if len(records) > len(shown):
         told = f"The first {len(shown)} rows; all of them with --format csv, json, parquet."
         console.print(told)
 
 
-def _widths(schema: pa.Schema, cells: list[list[Text]]) -> list[int]:
-    """What each column needs to be read: a number its digits, a text a few words, or an id."""
-    widths = []
-    for place, field in enumerate(schema):
-        texts = [row[place].plain for row in cells]
-        longest = max(map(cell_len, texts), default=0)
-        word = max((cell_len(word) for text in texts for word in text.split()), default=0)
-        needed = longest if _is_number(field) else max(min(longest, LEGIBLE), min(word, WORD))
-        widths.append(max(needed, min(len(field.name), LEGIBLE)))
-    return widths
+def _widths(schema: pa.Schema, cells: list[list[Text]], room: int) -> list[int]:
+    """The columns' widths, or none where there is no room to read them all.
+
+    Each has what it needs to be read, and of what is left as much as it wants in a fair share.
+    """
+    texts = [[row[place].plain for row in cells] for place in range(len(schema))]
+    wanted = [max(map(cell_len, [field.name, *texts[i]])) for i, field in enumerate(schema)]
+    needed = [_needed(field, texts[i], wanted[i]) for i, field in enumerate(schema)]
+    spare = room - sum(needed) - BORDER * len(needed) - 1
+    by_want = sorted(range(len(needed)), key=lambda place: wanted[place] - needed[place])
+    for left, place in zip(range(len(needed), 0, -1), by_want, strict=True):
+        given = min(wanted[place] - needed[place], max(0, spare) // left)
+        needed[place] += given
+        spare -= given
+    return needed if spare >= 0 else []
+
+
+def _needed(field: pa.Field, texts: list[str], wanted: int) -> int:
+    """What a column needs to be read: a number its digits, a text a few words, or an id."""
+    if _is_number(field):
+        return max(map(cell_len, [field.name[:LEGIBLE], *texts]))
+    words = [cell_len(word) for text in (field.name, *texts) for word in text.split()]
+    return min(wanted, max(LEGIBLE, min(max(words, default=0), WORD)))
 
 
 def _grid(schema: pa.Schema, cells: list[list[Text]], widths: list[int]) -> Table:
     table = Table()
     for field, width in zip(schema, widths, strict=True):
         side: JustifyMethod = "right" if _is_number(field) else "left"
-        table.add_column(plain(field.name), justify=side, min_width=width, overflow="fold")
+        table.add_column(plain(field.name), justify=side, width=width, overflow="fold")
     for row in cells:
         table.add_row(*row)
     return table

@@ -1,13 +1,13 @@
 -- Does the teacher rank well?
 --
 -- A row is a rank: n candidates, the share of them kept and selected, and means of the score, of the
--- confidence, of the agreement with the sample's other candidates and of the similarity to gold where
--- it is visible. nearest_gold is the share of sources with gold whose candidate of the highest
--- chrf_gold (the first of equals) has this rank, and lost is how much chrF it lies below that one.
+-- agreement with the sample's other candidates and of the similarity to gold where it is visible. best
+-- is the share of the rank's candidates with gold that are the nearest to it of their sample (the
+-- first of equals, by chrf_gold), and lost is how much chrF they lie below that one on average.
 CREATE MACRO rank_quality() AS TABLE
 WITH measured AS (
     SELECT
-        rank, c.score, s.mean_logprob, s.agreement, s.chrf_gold, s.bleu_gold, kept, selected,
+        rank, c.score, s.agreement, s.chrf_gold, s.bleu_gold, kept, selected,
         max(chrf_gold) OVER (PARTITION BY sample_id) AS highest,
         row_number() OVER (PARTITION BY sample_id ORDER BY chrf_gold DESC NULLS LAST, rank) AS place
     FROM signals s
@@ -15,11 +15,12 @@ WITH measured AS (
     JOIN verdicts USING (sample_id, rank)
 )
 SELECT
-    rank, count(*) AS n, avg(kept::INTEGER) AS kept, avg(selected::INTEGER) AS selected,
-    avg(score) AS score, avg(mean_logprob) AS mean_logprob, avg(agreement) AS agreement,
-    avg(chrf_gold) AS chrf_gold, avg(bleu_gold) AS bleu_gold,
-    avg((place = 1)::INTEGER) FILTER (chrf_gold IS NOT NULL) AS nearest_gold,
-    avg(highest - chrf_gold) AS lost
+    rank, count(*) AS n,
+    round(avg(kept::INTEGER), 4) AS kept, round(avg(selected::INTEGER), 4) AS selected,
+    round(avg(score), 3) AS score, round(avg(agreement), 2) AS agreement,
+    round(avg(chrf_gold), 2) AS chrf_gold, round(avg(bleu_gold), 2) AS bleu_gold,
+    round(avg((place = 1)::INTEGER) FILTER (chrf_gold IS NOT NULL), 4) AS best,
+    round(avg(highest - chrf_gold), 2) AS lost
 FROM measured
 GROUP BY rank
 ORDER BY rank;

@@ -168,6 +168,8 @@ TOLD = [
     ("SELECT nothing", "column 8: 'nothing': "),
     ("SELECT 'a'::INTEGER", "Could not convert string 'a' to INT32"),
     ("SELECT (SELECT sample_id FROM samples)", "sql: More than one row returned by a subquery"),
+    ("FROM 'other.csv'", 'sql: Cannot access file "other.csv" - '),
+    ("FROM 'other.csv'", ": read the run's views"),
     ("SELECT error('two\nlines')", "sql: two lines"),
     ("SELECT list(i) FROM range(1000000000) t(i)", "sql: does not fit its memory: select fewer"),
 ]

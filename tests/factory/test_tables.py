@@ -102,6 +102,20 @@ def test_a_table_fits_the_terminal_and_its_columns_can_be_read(capsys, monkeypat
     assert "The first" not in lines[-1]
 
 
+@pytest.mark.parametrize("columns", range(94, 112, 3))
+def test_columns_take_fair_shares_of_the_width(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    sql = """
+        SELECT '001b352ee7fe7aa42dca' AS id, 4 AS candidates, '{"length_ratio": 4}' AS reasons,
+            repeat('word ', 40) AS source, repeat('Wort ', 40) AS best
+    """
+    write_rows(duckdb.connect().sql(sql), "table")
+    lines = capsys.readouterr().out.splitlines()
+    assert {len(line) for line in lines} <= {columns, columns - 1}
+    assert "001b352ee7fe7aa42dca" in lines[3]
+    assert lines[0].endswith("┓")
+
+
 def test_rows_that_would_be_too_narrow_stand_one_after_another(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     write_rows(duckdb.connect().sql(WIDE), "table")

@@ -6,6 +6,7 @@ page adds what hangs on light and dark.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -40,16 +41,24 @@ def bars(label: str, value: str, rows: Sequence[Facts], title: str) -> Spec:
     return _spec(base.mark_bar(color=BLUE) + shown, BAR * len(rows))
 
 
-def stacked(label: str, parts: Sequence[str], rows: Sequence[Facts], title: str) -> Spec:
+def stacked(
+    label: str,
+    parts: Sequence[str],
+    rows: Sequence[Facts],
+    title: str,
+    colours: Sequence[str] = PALETTE,
+) -> Spec:
     """Horizontal bars, each of several parts: columns that hold counts."""
     chart = (
         _folded(parts, "part", "amount")
-        .transform_calculate(named="replace(datum.part, '_', ' ')")
+        .transform_filter("datum.amount > 0")
+        .transform_calculate(named="replace(datum.part, '_', ' ')", place=_place("part", parts))
         .mark_bar()
         .encode(
             x=alt.X("sum(amount):Q", title=title, axis=_axis(COUNTS)),
             y=_categories(label),
-            color=_colour("named", [part.replace("_", " ") for part in parts]),
+            color=_colour("named", [part.replace("_", " ") for part in parts], colours),
+            order=alt.Order("place:Q"),
             tooltip=_tips(rows),
         )
     )
@@ -62,12 +71,14 @@ def histogram(rows: Sequence[Facts]) -> Spec:
     chart = (
         _folded(parts, "verdict", "candidates")
         .transform_filter("datum.candidates > 0")
+        .transform_calculate(place=_place("verdict", parts))
         .mark_bar()
         .encode(
             x=alt.X("from:Q", bin="binned", title=None, axis=alt.Axis(labelExpr=NUMBERS)),
             x2="to:Q",
             y=alt.Y("candidates:Q", title="candidates", axis=_axis(COUNTS)),
             color=_colour("verdict", parts, [VERDICTS[part] for part in parts]),
+            order=alt.Order("place:Q"),
             tooltip=_tips(rows),
         )
     )
@@ -145,7 +156,8 @@ def scores(rows: Sequence[Facts], title: str) -> Spec:
     """
 
     def x(field: str) -> alt.X:
-        return alt.X(f"{field}:Q", title=title, scale=alt.Scale(zero=False), axis=_axis(NUMBERS))
+        room = alt.Scale(zero=False, padding=14)
+        return alt.X(f"{field}:Q", title=title, scale=room, axis=_axis(NUMBERS))
 
     base = alt.Chart(ROWS).encode(y=_categories("label"))
     coloured = base.encode(color=_colour("label", [row["label"] for row in rows], legend=False))
@@ -176,13 +188,20 @@ def _folded(columns: Sequence[str], key: str, value: str) -> alt.Chart:
     return alt.Chart(ROWS).transform_fold(list(columns), as_=[key, value])
 
 
+def _place(field: str, parts: Sequence[str]) -> str:
+    """The parts of a bar in their order, the first one at its foot."""
+    return f"indexof({json.dumps(list(parts))}, datum.{field})"
+
+
 def _axis(labels: str) -> alt.Axis:
-    return alt.Axis(labelExpr=labels, tickCount=5)
+    step = 1 if labels == COUNTS else alt.Undefined
+    return alt.Axis(labelExpr=labels, tickCount=5, tickMinStep=step)
 
 
 def _categories(field: str) -> alt.Y:
     """Categories from top to bottom in the order of the rows."""
-    return alt.Y(f"{field}:N", title=None, sort=None, axis=alt.Axis(labelLimit=170, ticks=False))
+    axis = alt.Axis(labelLimit=170, labelOverlap=False, ticks=False)
+    return alt.Y(f"{field}:N", title=None, sort=None, axis=axis)
 
 
 def _colour(

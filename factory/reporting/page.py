@@ -148,7 +148,8 @@ def _tiles(tables: Tables) -> list[Facts]:
     tiles = []
     if made["candidates"]:
         sources = tables["funnel"][0]["sources"]
-        note = f"of {sources:,} sources, {made['errors']:,} errors"
+        failed = f", {made['errors']:,} failed" if made["errors"] else ""
+        note = f"of {sources:,} sources{failed}"
         tiles.append(_tile("candidates", f"{made['candidates']:,}", note))
     if judged["candidates"]:
         share = judged["kept"] / judged["candidates"]

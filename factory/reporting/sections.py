@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 from factory.reporting import charts
@@ -27,12 +28,12 @@ class Figure:
     query: str = ""
     wide: bool = False
 
-    @property
+    @cached_property
     def columns(self) -> list[str]:
         """Names of the columns, as the first row has them."""
         return list(self.rows[0])
 
-    @property
+    @cached_property
     def numeric(self) -> set[str]:
         """The columns that hold numbers."""
         return {
@@ -140,7 +141,7 @@ def _funnel(tables: Tables) -> list[Figure]:
     if not tables["candidates"][0]["candidates"]:
         return []
     refused = sum(row["rows"] for row in tables["refused"])
-    caption = f"{refused:,} input rows could not be used." if refused else ""
+    caption = f"Input rows that could not be used: {refused:,}." if refused else ""
     failing = [row for row in tables["reasons"] if row["candidates"]]
     silent = [row["rule"] for row in tables["reasons"] if not row["candidates"]]
     told = f"Rejected nothing: {', '.join(silent)}." if silent else ""
@@ -152,13 +153,14 @@ def _funnel(tables: Tables) -> list[Figure]:
         )
     ]  # fmt: skip
     if tables["reasons"]:
-        parts = ("alone", "with_others")
-        spec = charts.stacked("rule", parts, failing, "candidates") if failing else None
+        kinds = ("alone", "with_others")
+        spec = charts.stacked("rule", kinds, failing, "candidates") if failing else None
         title = "Candidates that each rule rejects"
         rows = tables["reasons"]
         figures.append(Figure("reasons", title, told, rows, spec, "sql/report/reasons.sql"))
     if languages:
-        spec = charts.stacked("language", tuple(charts.VERDICTS), languages, "candidates")
+        parts, colours = list(charts.VERDICTS), list(charts.VERDICTS.values())
+        spec = charts.stacked("language", parts, languages, "candidates", colours)
         title = "Identified language of the target"
         figures.append(Figure("languages", title, "", languages, spec, "sql/report/languages.sql"))
     return figures

@@ -15,7 +15,7 @@ placed AS (
     FROM counted
 )
 SELECT
-    CASE WHEN place <= 9 THEN language ELSE 'others' END AS language,
+    CASE WHEN place <= 5 THEN language ELSE 'others' END AS language,
     sum(selected)::BIGINT AS selected, sum(kept)::BIGINT AS kept, sum(rejected)::BIGINT AS rejected
 FROM placed
 GROUP BY ALL

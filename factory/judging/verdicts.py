@@ -98,8 +98,9 @@ def require_kept(counted: Facts) -> None:
     total = counted["with_text"]
     if counted["kept"] or not total:
         return
-    every = [name for name, failed in counted["reasons_with_text"].items() if failed == total]
-    named = every[0] if every else [name for name, n in counted["reasons"].items() if n]
+    by_rule = counted["reasons_with_text"]
+    every = [name for name, failed in by_rule.items() if failed == total]
+    named = every[0] if every else [name for name, n in by_rule.items() if n]
     kept = "keeps" if every else "together keep"
     remedy = f"{kept} none of {total:,} candidates: loosen a threshold, try it with --what-if"
     raise ManifestError("judge.rules", named, remedy)

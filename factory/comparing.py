@@ -43,7 +43,7 @@ def compare(
     """Compare what runs came to.
 
     Every score is compared with the baseline's of the same system, split and metric: the same
-    stage's if the baseline has it, else its last. Texts are joined by `sample_id`, and tested for
+    stage's if the baseline has it, else the last by name. Texts are joined by `sample_id`, and tested for
     significance only where both sides decoded the same sources with the same references.
 
     Args:

@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,7 @@ def _build(run: RunDirectory, path: Path, parent: Path) -> None:
         connection.execute("USE catalog")
         name = partial(_from_parent, run)
         _create_views(connection, run, name)
-        create_looks(connection, run, name)
+        create_looks(connection, run, looks(), name)
         connection.execute("USE memory; DETACH catalog")
 
 
@@ -174,16 +174,21 @@ def _create_views(connection: Connection, run: RunDirectory, name: Naming) -> No
         connection.execute(shipped_sql("macros", macro))
 
 
-def create_looks(connection: Connection, run: RunDirectory, name: Naming = str) -> None:
-    """Create the looks, over the views of `run` and those of `other` where it is attached.
+def create_looks(
+    connection: Connection, run: RunDirectory, names: Iterable[str], name: Naming = str
+) -> None:
+    """Create looks, over the views of `run` and those of `other` where it is attached.
 
-    DuckDB binds a macro where it is created, so the run itself stands in where there is no other.
+    DuckDB binds a macro where it is created, which reads the footers of all files it names; so what
+    is not asked for is left out, and the run itself stands in where there is no other.
     """
-    stands_in = OTHER not in _attached(connection)
+    texts = [shipped_sql("look", look) for look in names]
+    named = any(f"{OTHER}." in text for text in texts)
+    stands_in = named and OTHER not in _attached(connection)
     if stands_in:
         _attach(connection, run, name)
-    for look in looks():
-        connection.execute(shipped_sql("look", look))
+    for text in texts:
+        connection.execute(text)
     if stands_in:
         connection.execute(f"DETACH {OTHER}")
 

@@ -37,19 +37,19 @@ def select(
     Raises:
         QueryError: it is not exactly one reading statement, or DuckDB refuses it.
     """
-    connection = fenced(run, other)
+    connection = fenced(run, sql, other)
     with query_errors(sql):
         _check_reads(connection, sql)
         return connection.sql(sql)
 
 
-def fenced(run: RunDirectory, other: RunDirectory | None = None) -> Connection:
-    """Open all views of a run for SQL from outside: it can read recorded files and nothing else.
+def fenced(run: RunDirectory, sql: str, other: RunDirectory | None = None) -> Connection:
+    """Open all views of a run for `sql` from outside: it can read recorded files and nothing else.
 
-    Those of another run may stand beside them, as `other.VIEW`.
+    The looks that it names are there too, and the views of another run may be, as `other.VIEW`.
     """
     connection = connect(run, other)
-    create_looks(connection, run)
+    create_looks(connection, run, [look for look in looks() if look in sql.lower()])
     paths = files(run) + (files(other) if other else [])
     allowed = ", ".join([listed(paths), *(quoted(str(path)) for path in paths)])
     connection.execute(f"SET allowed_paths = [{allowed if paths else ''}]")

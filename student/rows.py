@@ -128,7 +128,7 @@ def stage_rows(run: RunDirectory, wanted: Wanted) -> Iterator[Iterable[pa.Record
         yield _built_in(run, data, wanted)
     else:
         joined = _joined(data, _columns_of(run, data, wanted), wanted)
-        with fenced(run) as connection, query_errors():
+        with fenced(run, joined) as connection, query_errors():
             yield connection.sql(joined).to_arrow_reader(BATCH)
 
 

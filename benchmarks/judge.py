@@ -113,6 +113,7 @@ def make(source: RunDirectory, root: Path, rows: int) -> tuple[RunDirectory, int
     """A run of at least so many candidates, made of whole shards of copies of another's."""
     run = RunDirectory(root)
     if run.path("run.json").is_file():
+        run.forget(("judge",))
         return run, sum(shard["candidates"] for shard in run.shard_records())
     run.adopt(source.manifest())
     made = copies = 0

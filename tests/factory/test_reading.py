@@ -157,6 +157,24 @@ def absolute(expected: list[str | None], base: Path) -> list[str | None]:
     return [word and place(word) for word in expected]
 
 
+def test_paths_of_a_judge(manifest: Path, monkeypatch) -> None:
+    monkeypatch.chdir(manifest.parents[1])
+    manifest.write_text(
+        "name: a\nteacher: {model: m}\ndata: {train: {source: a.en}}\n"
+        "judge: {glossary: terms.tsv, reverse: {model: ./back}}\n",
+        encoding="utf-8",
+    )
+    judge = load_manifest(manifest).judge
+    assert judge.glossary == str(manifest.parent / "terms.tsv")
+    assert judge.reverse is not None
+    assert judge.reverse.model == str(manifest.parent / "back")
+    overrides = ["judge.glossary=b.tsv", "judge.reverse.model=some/model"]
+    judge = load_manifest(manifest, overrides).judge
+    assert judge.glossary == str(manifest.parents[1] / "b.tsv")
+    assert judge.reverse is not None
+    assert judge.reverse.model == "some/model"
+
+
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [

@@ -1,8 +1,8 @@
 """log P(source | target) by a model of the other direction, a mean over the source's tokens.
 
-A target that leaves out what its source says makes the source improbable. Bergamot and Mozilla score
-pseudolabels so with marian-scorer, and drop the worst 5 % (ce-clean.sh of browsermt/students and
-mozilla/translations). The mean is of natural logs, the end token's included.
+A target that leaves out what its source says makes the source improbable. Bergamot and Mozilla
+score pseudolabels so with marian-scorer, and drop the worst 5 % (ce-clean.sh of browsermt/students
+and mozilla/translations). The mean is of natural logs, the end token's included.
 
 Pairs of source and target lie in a plan, portion by portion, and a worker process scores one after
 another into a part of its own: what a killed judgement has scored, the next one takes up.

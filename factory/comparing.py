@@ -43,8 +43,8 @@ def compare(
     """Compare what runs came to.
 
     Every score is compared with the baseline's of the same system, split and metric: the same
-    stage's if the baseline has it, else the last by name. Texts are joined by `sample_id`, and tested for
-    significance only where both sides decoded the same sources with the same references.
+    stage's if the baseline has it, else the last by name. Texts are joined by `sample_id`, and
+    tested for significance only where both sides decoded the same sources with the same references.
 
     Args:
         runs: at least one; the first is the baseline unless another is named.

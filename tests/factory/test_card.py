@@ -223,6 +223,16 @@ def test_own_text_is_kept_and_not_checked(finished):
         assert card.check(finished) == []
 
 
+def test_own_text_goes_along_with_an_export(finished):
+    rewritten(finished, ("<!-- seqkd:student -->", "Mine.\n<!-- seqkd:student -->"))
+    exported = card.render(finished, "export.md.j2", {"configs": ["here"]})
+    page = blocks.take_apart(exported)
+    assert page.values()["configs"] == ["here"]
+    assert "Mine." in page.after["measured"]
+    assert "| token_ids |" in "\n".join(page.blocks["columns"])
+    assert page.open is None
+
+
 def test_text_after_a_block_that_is_gone_stays(finished):
     rewritten(finished, ("<!-- seqkd:selected -->", "Beware.\n<!-- seqkd:selected -->"))
     finished.forget(("evaluate",))

@@ -13,6 +13,7 @@ from typing import Any
 
 from factory import card, catalog, importing, steps
 from factory.errors import ManifestError, RunError, UserError
+from factory.files import write_text
 from factory.generate import count_pending, generate, totals
 from factory.inheritance import take_over
 from factory.judging.judge import judge
@@ -59,15 +60,15 @@ def run_steps(
 
     `limit` makes the run a pilot on so many sources; None leaves a run what it is. `fresh` agrees
     to throw away what a changed manifest makes stale: the teacher's generations, or a student
-    trained on other verdicts. `beside` are runs for the report to compare with. A run directory that this call began and whose manifest or data
-    turn out to be at fault is removed again.
+    trained on other verdicts. `beside` are runs for the report to compare with. A run directory
+    that this call began and whose manifest or data turn out to be at fault is removed again.
 
     Raises:
         SeqkdError: a step failed, or a change would throw work away and `fresh` is not set.
     """
     run = RunDirectory(root)
     plan = make_plan(manifest, run.record().get("limit", 0) if limit is None else limit)
-    with _clean_start(run), run.locked() as lock:
+    with _clean_start(run), run.locked() as lock, _manifest_kept(run, wanted):
         job = Job(run, plan, lock, fresh, tell, beside)
         _agree(job)
         for step in wanted:
@@ -149,6 +150,19 @@ def _clean_start(run: RunDirectory, step: str = "samples") -> Iterator[None]:
             shutil.rmtree(run.root, ignore_errors=True)
             if not parent_stood:
                 run.root.parent.rmdir()
+        raise
+
+
+@contextmanager
+def _manifest_kept(run: RunDirectory, wanted: Sequence[str]) -> Iterator[None]:
+    """Let a run go on following its manifest where rules are tried that cannot be judged by."""
+    path = run.path("manifest.yaml")
+    before = path.read_text("utf-8") if path.is_file() and tuple(wanted) == ("judge",) else None
+    try:
+        yield
+    except UserError:
+        if before is not None:
+            write_text(path, before)
         raise
 
 

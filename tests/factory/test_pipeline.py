@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from factory.catalog import VIEWS, connect
-from factory.errors import RunError
+from factory.errors import ManifestError, RunError
 from factory.pilot import extrapolate
 from factory.pipeline import run_steps
 from factory.reading import load_manifest
@@ -101,6 +101,13 @@ def test_a_changed_rule_asks_before_it_retrains(whole, manifest):
     told = outcomes(whole.root, manifest)
     assert (told["generate"], told["judge"], told["train"]) == ("stands", "done", "stands")
     assert query(whole, "SELECT count(*) FROM pseudolabels") == before
+
+
+def test_rules_that_keep_nothing_leave_the_run_as_it_was(whole, manifest):
+    files = {name: whole.path(name).read_bytes() for name in ("manifest.yaml", "run.json")}
+    with pytest.raises(ManifestError, match="'none': keeps none of 60 candidates"):
+        outcomes(whole.root, manifest, "judge.rules=[{none: {sql: 'false'}}]", wanted=("judge",))
+    assert {name: whole.path(name).read_bytes() for name in files} == files
 
 
 def test_a_changed_stage_retrains_and_generates_nothing(whole, manifest):

@@ -13,6 +13,8 @@ from factory.errors import ManifestError
 from factory.exporting import export
 from factory.judging.judge import judge
 from factory.judging.selection import selection_of
+from factory.manifest import Stage
+from student.rows import Wanted, stage_rows
 from tests.ruling import manifest_of, ruled
 from tests.runs import add_samples, add_shard, make_run
 
@@ -146,6 +148,15 @@ def test_sources_without_a_target_are_counted_once(several):
         "selected": 3,
         "without_target": 1,
     }
+
+
+def test_a_student_reads_every_target_of_a_source(several):
+    judge(several, "key")
+    wanted = Wanted(Stage(name="first", data="pseudolabels"), distributions=False, vocabulary=0)
+    with stage_rows(several, wanted) as batches:
+        rows = [row for batch in batches for row in batch.to_pylist()]
+    told = [(row["sample_id"], row["rank"], row["target"], row["fault"]) for row in rows]
+    assert told == [("a", 0, "u", None), ("a", 1, "v", None), ("b", 1, "y", None)]
 
 
 def test_every_target_of_a_source_is_exported_by_rank(several, tmp_path):

@@ -89,9 +89,10 @@ def _example(row: Facts) -> Any:
 
 def _measures(connection: Connection) -> list[Facts]:
     """Means of every signal that is a number, over pairs of targets for which both runs have it."""
-    means = ", ".join(f'{_means(field)} AS "{field.name}"' for field in SIGNALS if _is(field))
+    averaged = [field for field in SIGNALS if _is_averaged(field)]
+    columns = ", ".join(f'{_means(field)} AS "{field.name}"' for field in averaged)
     sql = f"""
-        SELECT {means}
+        SELECT {columns}
         FROM pairs
         JOIN signals h ON h.sample_id = pairs.sample_id AND h.rank = first_rank
         JOIN other.signals t ON t.sample_id = pairs.sample_id AND t.rank = second_rank
@@ -110,6 +111,6 @@ def _means(field: pa.Field) -> str:
     )
 
 
-def _is(field: pa.Field) -> bool:
+def _is_averaged(field: pa.Field) -> bool:
     """Whether a signal can be averaged."""
     return field.name not in ("sample_id", "rank") and not pa.types.is_string(field.type)

@@ -9,4 +9,4 @@ SELECT
         lambda piece, i: COALESCE(piece, encode('<' || token_ids[i] || '>'))
     ) AS pieces
 FROM logits
-WHERE sample_id = $sample_id AND origin = 'candidate'
+WHERE sample_id = $sample_id AND origin = 'candidate' AND len(token_logprobs) = n_tokens

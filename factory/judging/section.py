@@ -46,13 +46,9 @@ class Judge(Section):
     preset: Literal["translation", "summarisation", "instruction"] | None = Field(
         None, description="rules to start from; `rules` changes or adds to them"
     )
-    rules: tuple[str | dict[str, dict[str, Any] | Literal["off"] | None], ...] = (
-        "error",
-        "truncated",
-        "empty",
-        "length_ratio",
-        "copy",
-        "duplicate",
+    rules: tuple[str | dict[str, dict[str, Any] | Literal["off"] | None], ...] = Field(
+        ("error", "truncated", "empty", "length_ratio", "copy", "duplicate"),
+        description="names, or {name: parameters}, {name: {sql: …}}, {signal: {drop_worst: …}}",
     )
     select: Literal["best", "gold_chrf", "gold_bleu", "mbr"] | OrderBy = "best"
     per_source: Positive = Field(1, description="targets taken of each source, at most")

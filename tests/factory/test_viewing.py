@@ -106,8 +106,8 @@ def test_status_counts_a_shard_whose_file_is_gone_as_failed(finished):
 def test_a_sound_run_verifies(finished):
     facts = verify(finished)
     assert facts["problems"] == []
-    # samples, refused, two shards, verdicts, two logs, evals, predictions; and a family a file
-    assert facts["files"] == 9 + len(finished.files("signals"))
+    # samples, refused, two shards, signals, verdicts, two logs, evals, predictions; the families
+    assert facts["files"] == 10 + len(finished.files("measured"))
     assert facts["bytes"] > 0
 
 
@@ -128,7 +128,7 @@ def test_a_flipped_byte_is_found(finished, name):
     path.write_bytes(content)
     facts = verify(finished)
     assert facts["problems"] == [f"{path}: does not match its SHA-256"]
-    assert facts["files"] == 8 + len(finished.files("signals"))
+    assert facts["files"] == 9 + len(finished.files("measured"))
 
 
 def test_a_missing_file_and_a_wrong_count_are_found(finished):

@@ -145,7 +145,7 @@ def _funnel(tables: Tables) -> list[Figure]:
     failing = [row for row in tables["reasons"] if row["candidates"]]
     silent = [row["rule"] for row in tables["reasons"] if not row["candidates"]]
     told = f"Rejected nothing: {', '.join(silent)}." if silent else ""
-    steps, languages = tables["funnel"], tables["languages"]
+    steps = tables["funnel"]
     figures = [
         Figure(
             "steps", "Sources left at each step", caption, steps,
@@ -158,11 +158,6 @@ def _funnel(tables: Tables) -> list[Figure]:
         title = "Candidates that each rule rejects"
         rows = tables["reasons"]
         figures.append(Figure("reasons", title, told, rows, spec, "sql/report/reasons.sql"))
-    if languages:
-        parts, colours = list(charts.VERDICTS), list(charts.VERDICTS.values())
-        spec = charts.stacked("language", parts, languages, "candidates", colours)
-        title = "Identified language of the target"
-        figures.append(Figure("languages", title, "", languages, spec, "sql/report/languages.sql"))
     return figures
 
 
@@ -198,7 +193,15 @@ def _confidence(tables: Tables) -> list[Figure]:
 def _texts(tables: Tables) -> list[Figure]:
     """Measures that say nothing (all of one value) are left to the table of all measures."""
     spread = {row["measure"] for row in tables["measures"] if row["least"] < row["most"]}
-    return [figure for figure in _histograms("texts", tables) if figure.name in spread]
+    figures = [figure for figure in _histograms("texts", tables) if figure.name in spread]
+    rows = tables["languages"]
+    if rows:
+        parts = [part for part in charts.VERDICTS if any(row[part] for row in rows)]
+        colours = [charts.VERDICTS[part] for part in parts]
+        spec = charts.stacked("language", parts, rows, "candidates", colours)
+        title = "Identified language of the target"
+        figures.append(Figure("languages", title, "", rows, spec, "sql/report/languages.sql"))
+    return figures
 
 
 def _gold(tables: Tables) -> list[Figure]:

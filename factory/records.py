@@ -31,6 +31,8 @@ LIBRARIES = (
     "pyarrow",
     "duckdb",
     "sacrebleu",
+    "py3langid",
+    "rensa",
 )
 
 LOCK_PATIENCE = 10.0

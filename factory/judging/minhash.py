@@ -1,7 +1,7 @@
 """MinHash of word 5-grams, in 14 bands of 8: texts that share a band are near.
 
 The settings are datatrove's (Penedo et al. 2024): two texts whose sets of 5-grams have a Jaccard
-similarity s share a band with probability 1 - (1 - s^8)^14, which is one half at 0.68.
+similarity s share a band with probability 1 - (1 - s^8)^14, which is one half at 0.685.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sacrebleu.metrics.chrf import CHRF
 
 AT_ONCE = 1 << 14  # characters, or one group: overhead is small, and counts fit a cache
+CELLS = 1 << 20  # counts held at a time, at most, or one column
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -50,15 +51,31 @@ def _scores(groups: Sequence[Group], references: int) -> Floats:
     """(groups, n, references); all groups have n texts."""
     shape = (len(groups), len(groups[0]), references)
     precision, recall, orders = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    for counts in _counts(groups):
-        columns = [np.minimum(counts, counts[:, [r]]).sum(2) for r in range(references)]
-        matches, total = np.stack(columns, 2), counts.sum(2)
+    for owner, columns in _ngrams(groups):
+        matches = _matches(owner, columns, shape)
+        total = np.bincount(owner, minlength=shape[0] * shape[1]).reshape(shape[:2])
         hypothesis, reference = total[:, :, None], total[:, None, :references]
         both = (hypothesis > 0) & (reference > 0)
         precision += np.where(both, matches / np.maximum(hypothesis, 1), 0)
         recall += np.where(both, matches / np.maximum(reference, 1), 0)
         orders += both
     return _f_scores(precision / np.maximum(orders, 1), recall / np.maximum(orders, 1))
+
+
+def _matches(owner: Ints, columns: Ints, shape: tuple[int, int, int]) -> Ints:
+    """How many n-grams two texts have in common, by portions of the columns."""
+    groups, each, references = shape
+    matches = np.zeros(shape, np.int64)
+    end, most = int(columns.max(initial=-1)) + 1, max(1, CELLS // (groups * each))
+    for first in range(0, end, most):
+        width = min(most, end - first)
+        here = (columns >= first) & (columns < first + width)
+        cells = owner[here] * width + columns[here] - first
+        counts = np.bincount(cells, minlength=groups * each * width).astype(np.int32)
+        counts = counts.reshape(groups, each, width)
+        for reference in range(references):
+            matches[:, :, reference] += np.minimum(counts, counts[:, [reference]]).sum(2)
+    return matches
 
 
 def _f_scores(precision: Floats, recall: Floats) -> Floats:
@@ -68,8 +85,8 @@ def _f_scores(precision: Floats, recall: Floats) -> Floats:
     return np.asarray(100 * score, dtype=np.float64)
 
 
-def _counts(groups: Sequence[Group]) -> Iterator[Ints]:
-    """For every order, how often each text has each n-gram of its group: (groups, n, n-grams).
+def _ngrams(groups: Sequence[Group]) -> Iterator[tuple[Ints, Ints]]:
+    """For every order: the text that each n-gram stands in, and its column among its group's.
 
     An n-gram is known by the number of its first n - 1 characters and by its last; numbers of a
     group stand together, so that its columns begin where the group begins.
@@ -87,7 +104,5 @@ def _counts(groups: Sequence[Group]) -> Iterator[Ints]:
         pairs = numbers * len(owner) + letters[starts + order]
         _, first, numbers = np.unique(pairs, return_index=True, return_inverse=True)
         group = owner[starts] // each
-        columns = numbers - np.searchsorted(group[first], np.arange(len(groups)))[group]
-        width = int(columns.max(initial=-1)) + 1
-        cells = np.bincount(owner[starts] * width + columns, minlength=len(texts) * width)
-        yield cells.reshape(len(groups), each, width)
+        begins = np.searchsorted(group[first], np.arange(len(groups)))
+        yield owner[starts], numbers - begins[group]

@@ -45,6 +45,7 @@ def test_chunks_make_no_difference(monkeypatch):
     groups = [["one two", "one too", "two"], ["x" * 50, "xy" * 25], [], ["alone"], HOSTILE]
     whole = [found.tolist() for found in chrf(groups)]
     monkeypatch.setattr(ngrams, "AT_ONCE", 8)
+    monkeypatch.setattr(ngrams, "CELLS", 20)
     assert [found.tolist() for found in chrf(groups)] == whole
     assert whole == [scores(group) for group in groups]
 

@@ -93,8 +93,11 @@ def _check_reads(connection: Connection, sql: str) -> None:
     if statements[0].type != duckdb.StatementType.SELECT:
         kind = statements[0].type.name
         raise QueryError("sql", sql, f"is a statement of kind {kind}: write one SELECT")
-    [tree] = connection.execute("SELECT json_serialize_sql($1)", [sql]).fetchall()[0]
-    for function in _table_functions(json.loads(tree)):
+    [text] = connection.execute("SELECT json_serialize_sql($1)", [sql]).fetchall()[0]
+    tree = json.loads(text)
+    if tree["error"]:
+        raise QueryError("sql", sql, f"cannot be checked: {tree['error_message']}")
+    for function in _table_functions(tree):
         if function not in TABLE_FUNCTIONS.union(looks()):
             known = nearest(function, (*VIEWS, *looks()))
             raise QueryError("sql", function, f"cannot be read: {known}")

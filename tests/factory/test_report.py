@@ -407,6 +407,16 @@ def test_every_chart_is_drawn_without_a_word_or_a_request(page, html):
     assert "teacher <b>teacher" in page.run("document.querySelector('header .muted').textContent")
 
 
+def test_a_page_with_nothing_to_show_is_no_error(page, tmp_path):
+    bare = make_run(tmp_path / "bare")
+    write_page(bare, tmp_path / "bare.html")
+    page.look()
+    page.events.clear()
+    page.open(tmp_path / "bare.html", until=DRAWN)
+    assert page.complaints() == []
+    assert page.run("document.querySelectorAll('main > *').length") == 0
+
+
 def test_the_policy_lets_nothing_else_run(page, html):
     page.look()
     page.open(html, until=DRAWN)

@@ -19,9 +19,10 @@ from factory.errors import QueryError, nearest
 from factory.records import RunDirectory
 
 TABLE_FUNCTIONS = {"unnest", "range", "generate_series", "json_each", "json_tree"}
+SPILL = "16GiB"  # of disk that one query may take, beside a run that may be at work
 OFFERED = 5  # of what may have been meant
 TOO_LARGE = (
-    "does not fit its memory: select fewer rows or columns, or aggregate; catalog.duckdb, "
+    "does not fit its memory and disk: select fewer rows or columns, or aggregate; catalog.duckdb, "
     "opened in the DuckDB shell, may take more"
 )
 ALL_NAMES = "SHOW TABLES names the views, DESCRIBE VIEW its columns"
@@ -53,6 +54,7 @@ def fenced(run: RunDirectory, sql: str, other: RunDirectory | None = None) -> Co
     paths = files(run) + (files(other) if other else [])
     allowed = ", ".join([listed(paths), *(quoted(str(path)) for path in paths)])
     connection.execute(f"SET allowed_paths = [{allowed if paths else ''}]")
+    connection.execute(f"SET max_temp_directory_size = '{SPILL}'")
     connection.execute("SET errors_as_json = true")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")

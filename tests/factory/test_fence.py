@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from factory import cli, fence
+from factory import catalog, cli, fence
 from factory.errors import QueryError
 from factory.records import RunDirectory
 from tests.runs import add_samples, add_shard, make_run
@@ -179,7 +179,10 @@ TOLD = [
     ("FROM 'other.csv'", 'sql: Cannot access file "other.csv" - '),
     ("FROM 'other.csv'", ": read the run's views"),
     ("SELECT error('two\nlines')", "sql: two lines"),
-    ("SELECT list(i) FROM range(1000000000) t(i)", "sql: does not fit its memory: select fewer"),
+    (
+        "SELECT list(i) FROM range(1000000000) t(i)",
+        "sql: does not fit its memory and disk: select fewer",
+    ),
 ]
 
 
@@ -190,6 +193,14 @@ def test_a_mistake_is_one_line_with_its_place_and_what_was_meant(run, sql, told)
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "{" not in str(caught.value)
+
+
+def test_a_query_takes_only_so_much_disk_and_leaves_none_of_it(run, monkeypatch):
+    monkeypatch.setattr(catalog, "MEMORY", 60 << 20)
+    monkeypatch.setattr(fence, "SPILL", "10MB")
+    with pytest.raises(QueryError, match="does not fit its memory and disk"), fence.query_errors():
+        fence.select(run, "SELECT md5(i::VARCHAR) FROM range(3000000) t(i) ORDER BY 1").fetchall()
+    assert not list(run.root.glob(".spill-*"))
 
 
 def test_the_command_tells_it_and_leaves_nothing(run, tmp_path, monkeypatch, capsys):

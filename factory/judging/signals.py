@@ -7,7 +7,6 @@ of (sample_id, rank) and laid side by side, id by id, into the part that the vie
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ import pyarrow.parquet as pq
 
 from factory.catalog import parquet, shipped_sql
 from factory.errors import RunError
-from factory.files import digest
+from factory.files import TEMPORARY, digest, sweep
 from factory.judging.agreement import measure_agreement
 from factory.judging.families import Family, Measuring, distributions, library
 from factory.judging.language import measure_language
@@ -55,6 +54,7 @@ def measure(work: Measuring) -> list[FileRecord]:
         SeqkdError: a family could not be measured.
     """
     keys = signal_keys(work.run, work.manifest)
+    sweep(work.run.path("signals"))
     parts = {name: _part(work, FAMILY[name], key) for name, key in keys.items()}
     path = work.run.path("signals", digest(keys), "part-0.parquet")
     together = _standing(work.run, "signals", path)
@@ -132,12 +132,14 @@ def _relation(work: Measuring, family: Family, folder: Path) -> Iterator[str]:
         yield shipped_sql("signals", family.name)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as aside:
-        unsorted = Path(aside, f"{family.name}.parquet")
+    unsorted = folder / f"{family.name}.unsorted{TEMPORARY}"
+    try:
         with pq.ParquetWriter(unsorted, family.schema) as writer:
             for batch in family.measure(work):
                 writer.write_batch(batch.select(family.schema.names).cast(family.schema))
         yield parquet([unsorted])
+    finally:
+        unsorted.unlink(missing_ok=True)
 
 
 def _side_by_side(files: dict[str, Path]) -> str:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 
 from factory.catalog import connect
 from factory.errors import StepFailed, Told, UserError
+from factory.files import TEMPORARY
 from factory.judging import reverse
 from factory.judging.judge import judge
 from factory.judging.signals import check_signals, signal_keys
@@ -156,6 +157,9 @@ def test_what_was_scored_is_not_scored_again(tmp_path, tiny_llama, monkeypatch):
     [folder] = run.path("signals").glob(".reverse-*")
     parts = sorted(folder.glob("part-*.parquet"))
     assert [part.name for part in parts] == ["part-00000.parquet", "part-00002.parquet"]
+    killed = folder.with_name("key") / f"reverse.unsorted{TEMPORARY}"
+    killed.parent.mkdir()
+    killed.touch()
     # What stands is believed: a score that no model gives comes out of it.
     told = pq.read_table(parts[0])
     pq.write_table(told.set_column(1, "reverse_logprob", [[-9.0] * len(told)]), parts[0])
@@ -164,6 +168,7 @@ def test_what_was_scored_is_not_scored_again(tmp_path, tiny_llama, monkeypatch):
     scores = [row[2] for row in signals(run).values()]
     assert scores.count(-9.0) == len(told)
     assert scores.count(None) == 1
+    assert not killed.exists()
     assert not list(run.path("signals").glob(".reverse-*"))
 
 
@@ -175,7 +180,7 @@ def test_a_model_that_cannot_be_loaded_leaves_nothing(tmp_path, tiny_llama):
         judge(run, "judge-key")
     assert caught.value.exit_status == 2
     assert not run.step("judge")
-    assert not list(run.path("signals").rglob("*.parquet.*"))
+    assert not list(run.path("signals").rglob(f"*{TEMPORARY}"))
 
 
 def test_what_the_score_hangs_on_is_in_the_key(tmp_path, tiny_llama, tiny_t5):

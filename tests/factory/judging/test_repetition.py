@@ -31,7 +31,7 @@ TABLE = [
     ("a a a", {2: 1.0}),
     ("ab cd ab cd", {2: 1.0}),
     ("ab cd xyz ab cd", {2: 8 / 11}),
-    ("a bc a bc d e d e d e", {2: 6 / 12, 3: 5 / 12, 4: 6 / 12}),  # most often, not longest
+    ("aa bb c aa bb d e d e d e", {2: 6 / 15, 3: 5 / 15, 4: 6 / 15}),  # most often, not longest
     ("aa bb x aa bb y c d z c d", {2: 8 / 15}),  # as often: the one that covers most
     ("a b c x a b c", {2: 4 / 7, 3: 6 / 7}),
     ("a b c d e x a b c d e", {2: 4 / 11, 3: 6 / 11, 4: 8 / 11, 5: 10 / 11}),

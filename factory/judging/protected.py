@@ -51,7 +51,7 @@ def protected_settings(run: RunDirectory, manifest: Manifest) -> Any:
 def measure_protected(work: Measuring) -> Iterator[pa.RecordBatch]:
     """Stream placeholders_missing and glossary_missing, by `sql/protected`."""
     judge, connection = work.manifest.judge, work.connection
-    users = "".join(f"(?:{pattern})|" for pattern in judge.protect)
+    users = "".join(f"{_grouped(pattern)}|" for pattern in judge.protect)
     connection.execute(f"SET VARIABLE protect = {quoted(users)}")
     connection.execute(f"SET VARIABLE glossary = {judge.glossary is not None}")
     terms = read_glossary(Path(judge.glossary)) if judge.glossary else TERMS.empty_table()
@@ -84,11 +84,16 @@ def read_glossary(path: Path) -> pa.Table:
     return pa.table([list(column) for column in zip(*pairs, strict=True)], schema=TERMS)
 
 
+def _grouped(pattern: str) -> str:
+    return f"(?:{pattern})"
+
+
 def _check_pattern(connection: duckdb.DuckDBPyConnection, place: str, pattern: str) -> None:
+    both = [pattern, _grouped(pattern)]  # what is whole alone may not be among others, such as \Q
     try:
-        found = connection.execute("SELECT regexp_matches('', $1)", [f"(?:{pattern})"]).fetchone()
+        found = connection.execute("SELECT [regexp_matches('', p) FOR p IN $1]", [both]).fetchone()
     except duckdb.Error as error:
         reason = str(error).partition("Error: ")[2].splitlines()[0]
         raise ManifestError(place, pattern, f"is no RE2 expression: {reason}") from None
-    if found == (True,):
+    if found != ([False, False],):
         raise ManifestError(place, pattern, "matches where there is nothing: ask for a character")

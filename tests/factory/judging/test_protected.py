@@ -259,7 +259,8 @@ def test_a_glossary_that_is_wrong(tmp_path, name):
     assert remedy in str(caught.value)
 
 
-PATTERNS = {"a(": "missing )", "(?=x)": "(?=", r"(a)\1": r"\1", "x*": "where there is nothing"}
+PATTERNS = {"a(": "missing )", "(?=x)": "(?=", r"(a)\1": r"\1", "x*": "where there is nothing",
+            "a)(b": "unexpected )", r"\Qa": "missing )"}  # fmt: skip
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

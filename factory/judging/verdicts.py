@@ -14,13 +14,14 @@ from typing import Any
 import duckdb
 
 from factory.catalog import Connection, quoted, shipped_sql
-from factory.errors import ManifestError
+from factory.errors import ManifestError, StepFailed
 from factory.judging.quantiles import Quantile
 from factory.judging.rules import Rule, rules_of
 from factory.judging.selection import Selection, selection_of
 from factory.manifest import Manifest
 
 Facts = dict[str, Any]
+FAILURES = (duckdb.DataError, duckdb.ProgrammingError, duckdb.OutOfMemoryException)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,24 +112,31 @@ def rule_errors(connection: Connection, relation: str, ruling: Ruling) -> Iterat
     """Name the user's expression that fails on a candidate, such as a cast of a word to a number.
 
     Raises:
-        ManifestError: DuckDB could not compute a rule or the order.
+        ManifestError: DuckDB could not compute a rule, or the order.
+        StepFailed: no rule is to blame; the verdicts do not fit the memory.
     """
     try:
         yield
-    except (duckdb.DataError, duckdb.ProgrammingError) as error:
-        said = " ".join(str(error).split("\n\n")[0].split())
+    except FAILURES as error:
         for rule in ruling.rules:
             if isinstance(rule.keeps, str) and not _computes(connection, relation, rule.keeps):
-                raise ManifestError(f"judge.rules.{rule.name}", rule.keeps, said) from None
-        raise ManifestError("judge.select", ruling.selection.order, said) from None
+                place = f"judge.rules.{rule.name}"
+                raise ManifestError(place, rule.keeps, _said(error)) from None
+        if isinstance(error, duckdb.OutOfMemoryException):
+            raise StepFailed(f"judge: {_said(error)}") from None
+        raise ManifestError("judge.select", ruling.selection.order, _said(error)) from None
 
 
 def _computes(connection: Connection, relation: str, condition: str) -> bool:
     try:
         connection.execute(f"SELECT count(*) FILTER (\n{condition}\n) FROM {relation}").fetchall()
-    except (duckdb.DataError, duckdb.ProgrammingError):
+    except FAILURES:
         return False
     return True
+
+
+def _said(error: duckdb.Error) -> str:
+    return " ".join(str(error).split("\n\n")[0].split())
 
 
 def _rows(connection: Connection, query: str) -> list[Facts]:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from factory.judging.quantiles import HIGH, LOW, NUMBERS
 from tests.ruling import ruled
 
 TEN = [-0.1 * i for i in range(10)]
@@ -69,6 +70,16 @@ def test_which_end_is_the_worse_one(signal, worst):
     rows = [{"sample_id": str(i), signal: i} for i in range(2)]
     verdicts, _, _ = ruled(rows, {"rules": [{signal: {"drop_worst": 0.5}}]})
     assert [row["kept"] for row in verdicts] == [worst != 0, worst != 1]
+
+
+def test_of_every_number_it_is_known_which_end_is_worse_or_that_neither_is():
+    assert HIGH.isdisjoint(LOW)
+    lengths = {
+        *("n_words_source", "n_words_target", "n_chars_source", "n_chars_target", "n_tokens"),
+        *("length_ratio", "char_ratio"),
+    }
+    assert lengths | HIGH | LOW == NUMBERS
+    assert lengths.isdisjoint(HIGH | LOW)
 
 
 @settings(max_examples=30, deadline=None)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from factory.errors import ManifestError
 from factory.judging.rules import presets, rules_of
+from factory.reading import load_manifest
 from factory.steps import rules_key
 from tests.ruling import manifest_of, ruled
+from tests.runs import MANIFEST
 
 
 def conditions(judge: dict, **sections) -> dict[str, str]:
@@ -42,6 +46,20 @@ def test_a_file_declares_parameters_as_shipped_ones_do(tmp_path):
     assert conditions({"rules": [given]})["short"] == (
         "n_tokens <= CAST('7' AS DOUBLE) AND language_target = CAST('it''s' AS VARCHAR)"
     )
+
+
+def test_a_file_stands_by_the_manifest_or_where_it_is_set(tmp_path, monkeypatch):
+    (tmp_path / "rules").mkdir()
+    rule_file(tmp_path / "rules", "n_tokens < 9")
+    given = MANIFEST | {"judge": {"rules": [{"own": {"file": "rules/rule.sql"}}]}}
+    path = tmp_path / "manifest.yaml"
+    path.write_text(json.dumps(given), encoding="utf-8")
+    assert rules_of(load_manifest(path))[-1].keeps == "n_tokens < 9"
+    monkeypatch.chdir(tmp_path / "rules")
+    rule_file(tmp_path / "rules", "n_tokens < 8")
+    for setting in ("rules=[{own: {file: rule.sql}}]", "rules.0.own.file=rule.sql"):
+        manifest = load_manifest(path, [f"judge.{setting}"])
+        assert rules_of(manifest)[-1].keeps == "n_tokens < 8"
 
 
 def test_a_default_may_stand_for_what_the_manifest_says(tmp_path):

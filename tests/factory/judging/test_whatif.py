@@ -9,8 +9,9 @@ import sys
 import pytest
 
 from factory import catalog, cli
-from factory.errors import ManifestError, RunError
+from factory.errors import ManifestError, RunError, StepFailed
 from factory.judging.judge import judge
+from factory.judging.verdicts import Ruling, rule_errors
 from factory.judging.whatif import what_if
 from factory.manifest import Manifest
 from factory.records import RunDirectory
@@ -120,6 +121,15 @@ def test_a_cast_that_fails_names_its_rule(run):
         what_if(run, changed(run, rules=rules))
     with pytest.raises(ManifestError, match=r"^judge\.select: 'CAST.*Could not convert string"):
         what_if(run, changed(run, rules=[], select={"order_by": "CAST(sample_id AS INTEGER)"}))
+
+
+def test_what_does_not_fit_memory_is_no_rules_fault(run):
+    ruling = Ruling.of(run.manifest())
+    with catalog.connect(run) as connection:
+        connection.execute("SET memory_limit = '2MB'; SET max_temp_directory_size = '0B'")
+        failing = rule_errors(connection, "signals", ruling)
+        with pytest.raises(StepFailed, match=r"^judge: .*emory"), failing:
+            connection.execute("SELECT list(i::VARCHAR) FROM range(2000000) t(i)").fetchall()
 
 
 def command(monkeypatch, *words):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -114,6 +115,7 @@ def make(source: RunDirectory, root: Path, rows: int) -> tuple[RunDirectory, int
     run = RunDirectory(root)
     if run.path("run.json").is_file():
         run.forget(("judge",))
+        shutil.rmtree(run.path("signals"), ignore_errors=True)
         return run, sum(shard["candidates"] for shard in run.shard_records())
     run.adopt(source.manifest())
     made = copies = 0

@@ -20,6 +20,7 @@ from factory.judging.templates import read_rule, shipped_rules
 from factory.manifest import Manifest
 from factory.schemas import MEASURED
 
+KINDS = {"sql", "file", "drop_worst"}  # what tells a rule that is not a shipped one
 ALWAYS = "error"  # a candidate without text is never a target
 FAMILY_OF = {column: family for family, columns in MEASURED.items() for column, _ in columns}
 NEEDS = {"reverse_logprob": "reverse", "glossary_missing": "glossary"}  # signals, keys of `judge`
@@ -90,12 +91,13 @@ def _check_own(judge: Judge) -> None:
 
 
 def _named(judge: Judge) -> dict[str, dict[str, Any]]:
-    """Every rule's parameters: the manifest's over the preset's, one by one."""
+    """Every rule's parameters: the manifest's over the preset's, one by one, but of a new kind."""
     begun = Judge(rules=tuple(presets()[judge.preset])).named_rules() if judge.preset else {}
     named: dict[str, Any] = {ALWAYS: {}} | begun
     for name, given in judge.named_rules().items():
         if given != OFF:
-            named[name] = named.get(name, {}) | given
+            before = named.get(name, {})
+            named[name] = given if given.keys() & KINDS - before.keys() else before | given
         elif name == ALWAYS or name not in begun:
             why = "always holds" if name == ALWAYS else "is not in the preset"
             raise ManifestError("judge.rules", f"{name}: {OFF}", f"{why}: remove this line")
@@ -107,7 +109,7 @@ def _named(judge: Judge) -> dict[str, dict[str, Any]]:
 def _rule(name: str, given: dict[str, Any], manifest: Manifest) -> Rule:
     place = f"judge.rules.{name}"
     known = shipped_rules()
-    if name in known and not given.keys() & {"sql", "file", "drop_worst"}:
+    if name in known and not given.keys() & KINDS:
         condition = known[name].filled(given, manifest, place)
         return Rule(name, condition, check_condition(condition, place))
     if "drop_worst" in given:

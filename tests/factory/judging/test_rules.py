@@ -109,6 +109,21 @@ def test_the_manifest_changes_a_preset_and_adds_to_it():
     assert list(changed.items()) == list(expected.items())
 
 
+def test_a_rule_of_a_preset_may_become_one_of_another_kind(tmp_path):
+    file = rule_file(tmp_path, "language_target = 'fr'")
+    rules = [
+        {"same_language": {"file": file}},
+        {"repetition": {"drop_worst": 0.01}},
+        {"copy": {"signal": "copy_overlap", "drop_worst": 0.1}},
+        {"letters": {"words": 0.1}},
+    ]
+    found = conditions({"preset": "summarisation", "rules": rules})
+    assert found["same_language"] == "language_target = 'fr'"
+    assert found["repetition"] == "repetition <= CAST('-0.5' AS DOUBLE)"
+    assert found["copy"] == "copy_overlap <= CAST('-0.5' AS DOUBLE)"
+    assert "CAST('0.1' AS DOUBLE) AND letter_share >= CAST('0.5'" in found["letters"]
+
+
 def test_without_rules_of_its_own_a_preset_stands_for_the_default_list():
     names = set(conditions({"preset": "instruction"}))
     assert "length_ratio" not in names

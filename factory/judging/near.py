@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from factory.catalog import parquet, shipped_sql
+from factory.files import TEMPORARY
 from factory.judging.families import Measuring
 from factory.judging.minhash import BANDS, Hashes, Shingles, bands, shingles
 from factory.judging.texts import by_sample, measured
@@ -65,8 +64,9 @@ def measure_near(work: Measuring) -> Iterator[pa.RecordBatch]:
     Raises:
         StepFailed: a worker process died.
     """
-    with tempfile.TemporaryDirectory(prefix=".spill-", dir=work.run.root) as aside:
-        path = Path(aside, "bands.parquet")
+    path = work.run.path("signals", f"bands{TEMPORARY}")
+    path.parent.mkdir(exist_ok=True)
+    try:
         with pq.ParquetWriter(path, BANDED) as writer:
             function = partial(banded, held=_held(work))
             for batch in measured(work, NAME, function, ["source", "text"]):
@@ -75,3 +75,5 @@ def measure_near(work: Measuring) -> Iterator[pa.RecordBatch]:
             relation = parquet([path], options="file_row_number = true")
             cursor.execute(f"CREATE TEMP VIEW banded AS {relation}")
             yield from cursor.sql(shipped_sql("judge", "near")).to_arrow_reader(BATCH)
+    finally:
+        path.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +47,7 @@ class Figure:
 
 def shown(value: Any) -> Any:
     """A value as a cell of a card: figures for people, the rest as it is."""
-    if not isinstance(value, int | float):
+    if not isinstance(value, int | float) or not math.isfinite(value):
         return value
     whole = round(value) if abs(value - round(value)) < NOISE else value
     return number(whole, 2 if abs(value) >= FINE else 3)

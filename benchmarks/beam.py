@@ -25,8 +25,8 @@ from benchmarks.sentences import parser_of, requests_of, rows_of
 from factory.decoding import Generate
 from factory.engines import EngineOptions, Request, decode, open_engine
 from factory.engines.vllm import prepare_environment
+from factory.prompting.tokenizing import decode_targets, load_tokenizer
 from factory.sources import Row
-from factory.tokenizing import decode_targets, load_tokenizer
 
 WARMING = 8
 

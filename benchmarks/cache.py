@@ -38,9 +38,9 @@ import pyarrow.json as pj
 import pyarrow.parquet as pq
 from distributions import drawn, of_run
 
-from factory.catalog import parquet, quoted
+from factory.distributions.precision import encoded, restored, stored
 from factory.files import shipped
-from factory.precision import encoded, restored, stored
+from factory.query.catalog import parquet, quoted
 from factory.records import RunDirectory
 from factory.schemas import LOGITS, STORED_LOGITS
 from factory.shards import write_part

@@ -27,14 +27,14 @@ from benchmarks.sentences import unlabeled_requests
 from factory.engines import Engine, Request, open_engine
 from factory.engines.arrays import METHODS, hand_back, put, rows, take_over
 from factory.engines.vllm import private_names
-from factory.generate import engine_options, fill_shards, plan_generation
+from factory.generation.generate import engine_options, fill_shards, plan_generation
 from factory.manifest import Manifest
-from factory.prompts import Prompter
+from factory.prompting.prompts import Prompter
+from factory.prompting.tokenizing import load_tokenizer
 from factory.reading import validate
 from factory.records import RunDirectory
 from factory.samples import build_samples
 from factory.sources import Row, read_split
-from factory.tokenizing import load_tokenizer
 
 BASELINE = "thrown away"
 Way = tuple[int | None, str]

@@ -28,8 +28,8 @@ from sacrebleu.metrics import CHRF
 from benchmarks.sentences import LIMIT, parser_of, requests_of, rows_of
 from factory.decoding import Generate
 from factory.engines import EngineOptions, decode, open_engine
-from factory.hypotheses import ranked
-from factory.tokenizing import decode_targets, load_tokenizer
+from factory.generation.hypotheses import ranked
+from factory.prompting.tokenizing import decode_targets, load_tokenizer
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "greedy": {},

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from factory.precision import restored
+from factory.distributions.precision import restored
 from factory.records import RunDirectory
 from factory.schemas import LOGITS
 

@@ -16,14 +16,14 @@ from pathlib import Path
 
 from benchmarks.sentences import unlabeled_requests
 from factory.engines import Engine, Request, open_engine
-from factory.generate import engine_options, fill_shards, plan_generation
+from factory.generation.generate import engine_options, fill_shards, plan_generation
 from factory.manifest import Manifest
-from factory.prompts import Prompter
+from factory.prompting.prompts import Prompter
+from factory.prompting.tokenizing import load_tokenizer
 from factory.reading import validate
 from factory.records import RunDirectory
 from factory.samples import build_samples
 from factory.sources import Row, read_split
-from factory.tokenizing import load_tokenizer
 
 
 def main() -> None:

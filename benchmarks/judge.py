@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from factory.catalog import Connection, connect, parquet, quoted
 from factory.files import write_json
+from factory.query.catalog import Connection, connect, parquet, quoted
 from factory.records import RunDirectory
 from factory.shards import record_file
 

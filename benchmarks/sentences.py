@@ -9,9 +9,9 @@ from typing import Any
 from factory.decoding import Generate, draw_seed, token_limit
 from factory.engines import Request
 from factory.manifest import Manifest, Prompt, Split
-from factory.prompts import Prompter
+from factory.prompting.prompts import Prompter
+from factory.prompting.tokenizing import load_tokenizer
 from factory.sources import Row, read_split
-from factory.tokenizing import load_tokenizer
 
 LIMIT: dict[str, Any] = {"ratio": 2.0, "plus": 10, "cap": 256}
 

@@ -22,9 +22,9 @@ from typing import Any
 from benchmarks.sentences import LIMIT, parser_of, requests_of, rows_of
 from factory.decoding import Generate
 from factory.engines import EngineOptions, decode, open_engine
-from factory.hypotheses import ranked
+from factory.generation.hypotheses import ranked
+from factory.prompting.tokenizing import decode_targets, load_tokenizer
 from factory.sources import Row
-from factory.tokenizing import decode_targets, load_tokenizer
 
 DECODINGS: dict[str, dict[str, Any]] = {
     "greedy": {},

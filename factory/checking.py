@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from factory.catalog import connect
 from factory.manifest import Manifest
+from factory.query.catalog import connect
 from factory.records import RunDirectory
 from factory.samples import build_samples
 from factory.steps import Plan, make_plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from factory.catalog import connect
+from factory.query.catalog import connect
 from factory.records import RunDirectory
 
 

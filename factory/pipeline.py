@@ -11,18 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from factory import card, catalog, importing, steps
+from factory import steps
+from factory.cards import card
 from factory.errors import ManifestError, RunError, UserError
+from factory.exchange import importing
 from factory.files import write_text
-from factory.generate import count_pending, generate, totals
+from factory.generation.generate import count_pending, generate, totals
+from factory.generation.score import CANDIDATE, score, score_key, score_targets
 from factory.inheritance import take_over
 from factory.judging.judge import judge
 from factory.manifest import Manifest
+from factory.prompting.tokens import keep_tokens
+from factory.query import catalog
 from factory.records import STEPS, RunDirectory
 from factory.samples import build_samples
-from factory.score import CANDIDATE, score, score_key, score_targets
 from factory.steps import Plan, has_cuda, make_plan
-from factory.tokens import keep_tokens
 from factory.workers import launcher_command, module_command, run_worker
 
 Told = Callable[[str, str], None]  # step, what became of it

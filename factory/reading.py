@@ -198,16 +198,8 @@ def _named_files(tree: dict[str, Any]) -> frozenset[str]:
 
 def _make_absolute(tree: dict[str, Any], base: Path, columns: frozenset[str] = frozenset()) -> None:
     """Resolve every path of a tree: data against `data.root` where set, the rest against `base`."""
-    data = tree.get("data")
-    if isinstance(data, dict):
-        _absolute(data, "root", base)
-        root = data["root"] if isinstance(data.get("root"), str) else base
-        for name in SPLITS:
-            split = data.get(name)
-            if isinstance(split, dict):
-                by_line = not split.get("path") and name not in columns
-                for key in ("path", "source", "target") if by_line else ("path",):
-                    _absolute(split, key, root)
+    if isinstance(data := tree.get("data"), dict):
+        _make_data_absolute(data, base, columns)
     for make_absolute, keys in ((_absolute, FILE_KEYS), (_absolute_model, MODEL_KEYS)):
         for dotted in keys:
             parents, _, last = dotted.rpartition(".")
@@ -216,6 +208,17 @@ def _make_absolute(tree: dict[str, Any], base: Path, columns: frozenset[str] = f
     for container, index, _ in _walk({"rules": _at(tree, "judge.rules")}, ""):
         if index == "file":
             _absolute(container, index, base)
+
+
+def _make_data_absolute(data: dict[str, Any], base: Path, columns: frozenset[str]) -> None:
+    _absolute(data, "root", base)
+    root = data["root"] if isinstance(data.get("root"), str) else base
+    for name in SPLITS:
+        split = data.get(name)
+        if isinstance(split, dict):
+            by_line = not split.get("path") and name not in columns
+            for key in ("path", "source", "target") if by_line else ("path",):
+                _absolute(split, key, root)
 
 
 def _at(tree: Any, dotted: str) -> Any:

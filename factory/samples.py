@@ -17,12 +17,12 @@ from factory.errors import ManifestError, PromptError, SourceError
 from factory.files import shipped
 from factory.manifest import Manifest
 from factory.progress import Advance, progress
-from factory.prompts import Prompter, prompt_hashes
+from factory.prompting.prompts import Prompter, prompt_hashes
+from factory.prompting.template import Parts
 from factory.records import FileRecord, RunDirectory
 from factory.schemas import REFUSED, SAMPLES
 from factory.shards import part_writer, write_part
 from factory.sources import BATCH, Refusal, Row, as_json, read_split
-from factory.template import Parts
 
 MEMORY = "512MB"
 RAW = pa.schema(

@@ -69,7 +69,7 @@ LOGITS = pa.schema(
     ]
 )
 
-# Log-probabilities stand in `topk_logprobs`, or as codes in runs: see `factory.precision`.
+# Log-probabilities stand in `topk_logprobs`, or as codes: see `factory.distributions.precision`.
 STORED_LOGITS = pa.schema(
     [*LOGITS, ("topk_codes", pa.list_(pa.uint16())), ("topk_runs", pa.list_(pa.uint32()))]
 )

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from factory.errors import SourceError, nearest
 from factory.manifest import Split
-from factory.turns import canonical, last_user_text, read_turns
+from factory.prompting.turns import canonical, last_user_text, read_turns
 
 COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
 BATCH = 4096

@@ -12,16 +12,16 @@ from factory.decoding import Generate
 from factory.engines import ABILITIES
 from factory.errors import ManifestError
 from factory.files import digest, shipped
+from factory.generation.score import GOLD, score_targets
 from factory.judging.signals import check_signals, signal_keys
 from factory.judging.verdicts import Ruling
 from factory.manifest import Manifest
 from factory.models import ModelFacts, model_facts
-from factory.prompts import Prompter
+from factory.prompting.prompts import Prompter
+from factory.prompting.tokenizing import first_token_id, load_tokenizer, tokenizer_fingerprint
 from factory.records import RunDirectory
-from factory.score import GOLD, score_targets
 from factory.sections import Section
 from factory.sources import content_digest, split_files
-from factory.tokenizing import first_token_id, load_tokenizer, tokenizer_fingerprint
 
 # Of vLLM's attention on CPUs, 0.32.
 NARROWEST_HEAD = 32

@@ -18,10 +18,10 @@ from factory.errors import RunError
 from factory.files import digest, file_digest, read_json, replacing, write_json
 from factory.manifest import Prompt
 from factory.progress import progress
-from factory.prompts import Prompter
+from factory.prompting.prompts import Prompter
+from factory.prompting.tokenizing import encode_targets
 from factory.records import RunDirectory
 from factory.shards import SIGNATURE, check_file
-from factory.tokenizing import encode_targets
 from student.rows import Wanted, check, named, no_rows, stage_rows, tables_of
 
 if TYPE_CHECKING:

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from factory.catalog import connect, quoted
 from factory.decoding import token_limit
 from factory.engines import Engine, Request, Result, decode, open_engine
 from factory.files import read_json, write_json
+from factory.generation.responses import Responses
 from factory.manifest import Manifest
 from factory.progress import Advance, progress
-from factory.prompts import Prompter
+from factory.prompting.prompts import Prompter
+from factory.prompting.tokenizing import load_tokenizer, tokenizer_fingerprint
+from factory.query.catalog import connect, quoted
 from factory.records import FileRecord, RunDirectory
-from factory.responses import Responses
 from factory.schemas import PREDICTIONS
 from factory.shards import part_writer
-from factory.tokenizing import load_tokenizer, tokenizer_fingerprint
 from student.entry import run_process, stop_if_abandoned
 from student.initialise import parameters_of
 from student.systems import System, system

@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from factory.catalog import connect
 from factory.errors import RunError, StepFailed
 from factory.manifest import Manifest
+from factory.query.catalog import connect
 from factory.records import RunDirectory
 from factory.schemas import EVALS
 from factory.shards import write_part

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from factory.manifest import Manifest, Teacher
 from factory.models import context_of
+from factory.prompting.tokenizing import load_tokenizer, tokenizer_fingerprint
 from factory.records import RunDirectory
-from factory.tokenizing import load_tokenizer, tokenizer_fingerprint
 from student.dataset import Text, prepare
 from student.entry import run_process
 from student.initialise import Initialised, count_parameters, initialise, parameters_of, save

@@ -9,10 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from factory.catalog import Connection, connect, parquet, portions
 from factory.errors import RunError
-from factory.fence import fenced, query_errors, select
 from factory.manifest import Stage
+from factory.query.catalog import Connection, connect, parquet, portions
+from factory.query.fence import fenced, query_errors, select
 from factory.records import RunDirectory
 
 BATCH = 512

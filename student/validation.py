@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import sacrebleu
 import torch.distributed as dist
 
-from factory.catalog import connect
 from factory.decoding import Generate, token_limit
 from factory.engines import EngineOptions, Request, decode, open_engine
 from factory.manifest import Manifest
-from factory.prompts import Prompter
+from factory.prompting.prompts import Prompter
+from factory.prompting.tokenizing import decode_targets
+from factory.query.catalog import connect
 from factory.records import RunDirectory
-from factory.tokenizing import decode_targets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -9,7 +9,7 @@ import duckdb
 import pyarrow as pa
 
 from factory import schemas
-from factory.catalog import shipped_sql
+from factory.query.catalog import shipped_sql
 
 
 def measured(family: str, pairs: Iterable[tuple[str, str | None]]) -> list[dict[str, Any]]:

@@ -13,9 +13,9 @@ import typer
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
-from factory.catalog import VIEWS
 from factory.cli import app
 from factory.manifest import Manifest
+from factory.query.catalog import VIEWS
 from factory.schemas import SIGNALS
 
 ROOT = Path(__file__).parent.parent

@@ -11,35 +11,31 @@ ROOT = Path(__file__).parent.parent
 
 # Lowest first. A module imports only what stands above it in its list.
 FACTORY = [
-    "factory",
-    "errors", "files", "schemas", "sections", "decoding", "capture", "beam",
-    "judging", "judging.section", "manifest",
-    "reading",
-    "records", "shards", "progress", "turns", "sources", "candidates", "models", "encoding",
-    "tokenizing",
-    "tokens", "template", "chat", "prompts", "logits", "toplists",
-    "catalog", "fence", "looks", "tables", "panels",
-    "metrics", "markdown",
-    "engines.base", "engines.conversion", "engines.ctranslate2",
-    "engines.steering", "engines.decoder", "engines.drawing", "engines.scoring",
-    "engines.transformers", "engines.rollouts", "engines.arrays", "engines.vllm", "engines",
-    "judging.expressions", "judging.templates", "judging.quantiles",
-    "judging.rules", "judging.selection", "judging.verdicts",
-    "samples", "workers", "placement", "queue", "replicas", "sitting", "flight", "responses",
-    "hypotheses", "precision", "recheck", "generate", "score",
-    "judging.families", "judging.pool", "judging.texts", "judging.ngrams", "judging.minhash",
-    "judging.language",
+    "factory", "errors", "files", "schemas", "sections", "decoding", "capture", "beam", "judging",
+    "judging.section", "manifest", "reading", "records", "shards", "progress", "prompting",
+    "prompting.turns", "sources", "exchange", "exchange.candidates", "models",
+    "prompting.encoding", "prompting.tokenizing", "prompting.tokens", "prompting.template",
+    "prompting.chat", "prompting.prompts", "distributions", "distributions.logits",
+    "distributions.toplists", "query", "query.catalog", "query.fence", "query.looks",
+    "query.tables", "looking", "looking.panels", "metrics", "cards", "cards.markdown",
+    "engines.base", "engines.conversion", "engines.ctranslate2", "engines.steering",
+    "engines.decoder", "engines.drawing", "engines.scoring", "engines.transformers",
+    "engines.rollouts", "engines.arrays", "engines.vllm", "engines", "judging.expressions",
+    "judging.templates", "judging.quantiles", "judging.rules", "judging.selection",
+    "judging.verdicts", "samples", "workers", "generation", "generation.placement",
+    "generation.queue", "generation.replicas", "generation.sitting", "generation.flight",
+    "generation.responses", "generation.hypotheses", "distributions.precision",
+    "generation.recheck", "generation.generate", "generation.score", "judging.families",
+    "judging.pool", "judging.texts", "judging.ngrams", "judging.minhash", "judging.language",
     "judging.similarity", "judging.agreement", "judging.near", "judging.protected",
     "judging.reverse", "judging.signals", "judging.judge", "judging.whatif", "inheritance",
-    "steps", "importing", "status", "viewing", "sample", "diff", "verify", "comparing", "sheets",
-    "figures", "blocks", "mismatches", "card",
-    "reporting", "reporting.figures", "reporting.charts", "reporting.sections", "reporting.page",
-    "exporting", "doctor", "starting",
-    "console", "checking",
-    "pilot", "pipeline",
-    "commands", "commands.answers", "commands.options",
-    "commands.starting", "commands.making", "commands.looking", "commands.exchanging",
-    "commands.showing", "cli",
+    "steps", "exchange.importing", "looking.status", "looking.viewing", "looking.sample",
+    "looking.diff", "verify", "looking.comparing", "looking.sheets", "cards.figures",
+    "cards.blocks", "cards.mismatches", "cards.card", "reporting", "reporting.figures",
+    "reporting.charts", "reporting.sections", "reporting.page", "exchange.exporting", "doctor",
+    "starting", "looking.console", "checking", "pilot", "pipeline", "commands", "commands.answers",
+    "commands.options", "commands.starting", "commands.making", "commands.looking",
+    "commands.exchanging", "commands.showing", "cli",
 ]  # fmt: skip
 
 STUDENT = [
@@ -53,15 +49,16 @@ STUDENT = [
 
 # What the student may know of the factory: its plumbing, and what both sides must agree on.
 SHARED = {
-    "errors", "files", "schemas", "decoding", "models", "manifest", "records", "shards", "progress",
-    "tokenizing", "prompts", "catalog", "fence", "engines", "engines.base", "responses", "metrics",
+    "errors", "files", "schemas", "decoding", "models", "manifest", "records", "shards",
+    "progress", "prompting.tokenizing", "prompting.prompts", "query.catalog", "query.fence",
+    "engines", "engines.base", "generation.responses", "metrics",
 }  # fmt: skip
 
 ONE_DOOR = {"vllm", "ctranslate2", "deepspeed"}
 FILE_LINES = 400
 FUNCTION_LINES = 40
 MEDIAN_LINES = 10
-PRINTERS = {"factory/console.py"}
+PRINTERS = {"factory/looking/console.py"}
 PROCESS = 'if __name__ == "__main__":'
 
 FILES = sorted([*ROOT.glob("factory/**/*.py"), *ROOT.glob("student/**/*.py")])

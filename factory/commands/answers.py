@@ -32,7 +32,7 @@ def print_done(
     run: RunDirectory, as_json: bool, estimate: dict[str, Any] | None = None, scores: bool = True
 ) -> None:
     """Say what the steps of a run did."""
-    from factory.console import print_run
+    from factory.looking.console import print_run
 
     record = {"run": str(run.root), **run.record()}
     if estimate:

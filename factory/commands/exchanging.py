@@ -22,7 +22,7 @@ def export(
 
     Example: seqkd export runs/demo --output pseudolabels.jsonl.gz
     """
-    from factory.exporting import export
+    from factory.exchange.exporting import export
 
     done = export(existing(directory), to, output, force)
     answer(done, as_json, lambda: typer.echo(f"{done['rows']:,} pseudolabels: {done['output']}"))
@@ -40,7 +40,7 @@ def import_(
 
     Example: seqkd import manifest.yaml candidates.jsonl.gz
     """
-    from factory.console import print_pairs
+    from factory.looking.console import print_pairs
     from factory.pipeline import import_candidates
 
     manifest, root = resolve(target, settings, run_dir)

@@ -23,8 +23,8 @@ def sql(
 
     Example: seqkd sql runs/demo "SELECT unnest(reasons) AS why, count(*) FROM rejects GROUP BY 1"
     """
-    from factory.looks import ask
-    from factory.tables import write_rows
+    from factory.query.looks import ask
+    from factory.query.tables import write_rows
 
     other = existing(beside) if beside else None
     write_rows(ask(existing(directory), query, values or (), other), form, output)
@@ -39,7 +39,7 @@ def inspect(
 
     Example: seqkd inspect runs/demo 1998c3aede6d8d5b5d0b
     """
-    from factory import sample, viewing
+    from factory.looking import sample, viewing
 
     found = existing(directory)
     facts = sample.inspect_sample(found, sample_id) if sample_id else viewing.digest_run(found)
@@ -65,8 +65,8 @@ def compare(
 
     Example: seqkd compare runs/demo/baseline runs/demo/student
     """
-    from factory import sheets
-    from factory.comparing import compare
+    from factory.looking import sheets
+    from factory.looking.comparing import compare
 
     runs = [existing(directory) for directory in directories]
     beside = existing(baseline) if baseline else None
@@ -85,7 +85,7 @@ def diff(
 
     Example: seqkd diff runs/demo/student runs/demo/nbest
     """
-    from factory.diff import diff, show_diff
+    from factory.looking.diff import diff, show_diff
 
     facts = diff(existing(first), existing(second), examples)
     answer(facts, as_json, lambda: display(show_diff(facts)))
@@ -96,7 +96,7 @@ def status(directory: Run, as_json: AsJson = False) -> None:
 
     Example: seqkd status runs/demo
     """
-    from factory.status import show_status, status
+    from factory.looking.status import show_status, status
 
     facts = status(existing(directory))
     answer(facts, as_json, lambda: display(show_status(facts)))

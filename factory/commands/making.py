@@ -140,7 +140,7 @@ def card(
 def _check_card(
     target: Path, settings: Sequence[str] | None, run_dir: Path | None, as_json: bool
 ) -> None:
-    from factory import card
+    from factory.cards import card
     from factory.records import RunDirectory
 
     if settings:

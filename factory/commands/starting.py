@@ -31,7 +31,7 @@ def check(
     Example: seqkd check manifests/multi30k.yaml --set data.root=corpora/multi30k
     """
     from factory.checking import check_manifest
-    from factory.console import print_pairs
+    from factory.looking.console import print_pairs
 
     manifest, _ = resolve(target, settings, run_dir)
     figures = check_manifest(manifest)

@@ -29,7 +29,7 @@ from factory.engines.base import EngineOptions, Hypothesis, Request, Result
 from factory.engines.conversion import Converted, converted
 from factory.errors import EngineError
 from factory.models import ModelFacts, model_facts
-from factory.tokenizing import first_token_id, load_tokenizer
+from factory.prompting.tokenizing import first_token_id, load_tokenizer
 
 COMPUTE_TYPES = (
     "float32", "float16", "bfloat16",

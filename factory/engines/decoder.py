@@ -17,7 +17,7 @@ from factory.engines.steering import (
     StopStrings,
     penalties,
 )
-from factory.tokenizing import first_token_id, load_tokenizer
+from factory.prompting.tokenizing import first_token_id, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from factory.decoding import Generate
-from factory.tokenizing import decode_targets
+from factory.prompting.tokenizing import decode_targets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

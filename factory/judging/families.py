@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from factory.catalog import Connection
 from factory.manifest import Manifest
+from factory.query.catalog import Connection
 from factory.records import RunDirectory
 from factory.schemas import KEY, MEASURED
 

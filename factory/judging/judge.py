@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from factory.catalog import Connection, connect, parquet, quoted, shipped_sql
 from factory.files import replacing
 from factory.judging.families import Measuring
 from factory.judging.signals import measure
 from factory.judging.verdicts import Ruling, count, lay_out, require_kept, rule_errors
+from factory.query.catalog import Connection, connect, parquet, quoted, shipped_sql
 from factory.records import FileRecord, RunDirectory
 from factory.shards import SIGNATURE, record_file
 

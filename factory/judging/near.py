@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from factory.catalog import parquet, shipped_sql
 from factory.files import TEMPORARY
 from factory.judging.families import Measuring
 from factory.judging.minhash import BANDS, Hashes, Shingles, bands, shingles
 from factory.judging.texts import by_sample, measured
+from factory.query.catalog import parquet, shipped_sql
 from factory.schemas import KEY
 
 NAME = "near"

@@ -9,11 +9,11 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from factory.catalog import quoted, shipped_sql
 from factory.errors import ManifestError
 from factory.files import file_digest
 from factory.judging.families import Measuring
 from factory.manifest import Manifest
+from factory.query.catalog import quoted, shipped_sql
 from factory.records import RunDirectory
 
 BATCH = 1 << 14

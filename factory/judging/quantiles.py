@@ -12,8 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from factory.catalog import Connection
 from factory.errors import ManifestError, nearest
+from factory.query.catalog import Connection
 from factory.schemas import MEASURED
 
 NUMBERS = {

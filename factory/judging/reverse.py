@@ -19,7 +19,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from factory.catalog import parquet, shipped_sql
 from factory.engines import EngineOptions, Request, Result, decode, open_engine
 from factory.engines.base import Engine
 from factory.errors import EngineError, ManifestError
@@ -29,10 +28,11 @@ from factory.judging.section import Reverse
 from factory.manifest import Manifest, Prompt
 from factory.models import model_facts
 from factory.progress import progress
-from factory.prompts import Prompter
+from factory.prompting.prompts import Prompter
+from factory.prompting.template import pattern_of
+from factory.prompting.tokenizing import encode_targets, load_tokenizer, tokenizer_fingerprint
+from factory.query.catalog import parquet, shipped_sql
 from factory.records import RunDirectory
-from factory.template import pattern_of
-from factory.tokenizing import encode_targets, load_tokenizer, tokenizer_fingerprint
 from factory.workers import module_command, run_worker, stop_if_orphaned, worker_main
 
 ENGINE = "transformers"  # it scores decoders and encoder-decoders alike

@@ -14,7 +14,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from factory.catalog import parquet, shipped_sql
 from factory.errors import RunError
 from factory.files import TEMPORARY, digest, sweep
 from factory.judging.agreement import measure_agreement
@@ -25,6 +24,7 @@ from factory.judging.protected import check_protected, measure_protected, protec
 from factory.judging.reverse import check_reverse, measure_reverse, reverse_settings
 from factory.judging.similarity import measure_similarity
 from factory.manifest import Manifest
+from factory.query.catalog import parquet, shipped_sql
 from factory.records import FileRecord, RunDirectory
 from factory.schemas import MEASURED, SIGNALS
 from factory.shards import record_file, write_part

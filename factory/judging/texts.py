@@ -8,11 +8,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from factory.catalog import shipped_sql
+from factory.generation.placement import available_cores
 from factory.judging.families import Measuring
 from factory.judging.pool import mapped
-from factory.placement import available_cores
 from factory.progress import progress
+from factory.query.catalog import shipped_sql
 from factory.schemas import KEY, MEASURED
 
 BATCH = 2048  # candidates, about

@@ -13,12 +13,12 @@ from typing import Any
 
 import duckdb
 
-from factory.catalog import Connection, quoted, shipped_sql
 from factory.errors import ManifestError, StepFailed
 from factory.judging.quantiles import Quantile
 from factory.judging.rules import Rule, rules_of
 from factory.judging.selection import Selection, selection_of
 from factory.manifest import Manifest
+from factory.query.catalog import Connection, quoted, shipped_sql
 
 Facts = dict[str, Any]
 FAILURES = (duckdb.DataError, duckdb.ProgrammingError, duckdb.OutOfMemoryException)

@@ -10,14 +10,14 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from factory.catalog import Connection, connect, shipped_sql
 from factory.errors import RunError
 from factory.judging.signals import stored
 from factory.judging.verdicts import Ruling, count, lay_out, rule_errors
+from factory.looking.panels import filled
 from factory.manifest import Manifest
-from factory.panels import filled
+from factory.query.catalog import Connection, connect, shipped_sql
+from factory.query.tables import plain
 from factory.records import RunDirectory
-from factory.tables import plain
 
 Facts = dict[str, Any]
 TOTALS = ("candidates", "kept", "selected", "without_target")

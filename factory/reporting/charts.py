@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 import altair as alt
 
-from factory.viewing import Facts
+from factory.looking.viewing import Facts
 
 Spec = dict[str, Any]
 Drawing: TypeAlias = alt.Chart | alt.LayerChart | alt.FacetChart

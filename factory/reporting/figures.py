@@ -10,10 +10,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from factory.catalog import Connection, connect
-from factory.comparing import compare
+from factory.looking.comparing import compare
+from factory.looking.viewing import Facts, fetch
+from factory.query.catalog import Connection, connect
 from factory.records import RunDirectory
-from factory.viewing import Facts, fetch
 
 Tables = dict[str, list[Facts]]
 

@@ -20,12 +20,12 @@ from markupsafe import Markup
 
 from factory.errors import RunError
 from factory.files import write_text
+from factory.looking.viewing import Facts
 from factory.manifest import Manifest
+from factory.query.tables import plain
 from factory.records import RunDirectory
 from factory.reporting.figures import SAMPLES, Tables, collect
 from factory.reporting.sections import NAMES, sections
-from factory.tables import plain
-from factory.viewing import Facts
 
 REPORT = "report.html"
 PAGE = Path(__file__).parent / "page"

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 
+from factory.looking.viewing import Facts
 from factory.reporting import charts
 from factory.reporting.charts import Spec
 from factory.reporting.figures import Tables
-from factory.viewing import Facts
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from corpus import write_corpus
 from rich.console import Console
 from rich.table import Table
 
-from factory.catalog import connect
+from factory.query.catalog import connect
 from factory.records import STEPS, RunDirectory
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from factory.catalog import VIEWS, connect
 from factory.errors import ManifestError, RunError
 from factory.pilot import extrapolate
 from factory.pipeline import run_steps
+from factory.query.catalog import VIEWS, connect
 from factory.reading import load_manifest
 from factory.records import STEPS, RunDirectory
 from factory.verify import verify

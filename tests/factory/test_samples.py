@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from factory.errors import ManifestError, SeqkdError, SourceError
 from factory.manifest import Manifest, Prompt
-from factory.prompts import Prompter, prompt_hashes
+from factory.prompting.prompts import Prompter, prompt_hashes
 from factory.records import RunDirectory
 from factory.samples import build_samples
 from factory.schemas import REFUSED, SAMPLES

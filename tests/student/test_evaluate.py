@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU
 
-from factory.catalog import connect
+from factory.query.catalog import connect
 from factory.records import RunDirectory
 from factory.workers import module_command
 from student.plan import plan

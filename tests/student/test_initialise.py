@@ -11,7 +11,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from factory.errors import ManifestError, RunError
 from factory.manifest import Manifest
-from factory.tokenizing import load_tokenizer
+from factory.prompting.tokenizing import load_tokenizer
 from student.initialise import count_parameters, initialise, load, parameters_of, spaced_layers
 from tests.student.tiny import save_teacher
 

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoModelForCausalLM
 
-from factory.catalog import connect
 from factory.files import read_json
+from factory.query.catalog import connect
 from factory.records import RunDirectory
 from tests.student.tiny import (
     SAMPLED,

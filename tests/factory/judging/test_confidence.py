@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from factory.catalog import connect, shipped_sql
 from factory.files import write_json
 from factory.judging.signals import signal_keys
+from factory.query.catalog import connect, shipped_sql
 from factory.records import RunDirectory
 from factory.schemas import STORED_LOGITS
 from factory.shards import write_part

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from factory import catalog
 from factory.errors import ManifestError
 from factory.judging.judge import judge
 from factory.manifest import Manifest
+from factory.query import catalog
 from tests.runs import add_samples, add_shard, make_run
 
 SIGNALS = ["text", "confidence"]

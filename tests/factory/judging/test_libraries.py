@@ -12,12 +12,12 @@ from py3langid.langid import MODEL_FILE, LanguageIdentifier
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
-from factory.catalog import connect
 from factory.errors import ManifestError
 from factory.judging.agreement import agree
 from factory.judging.judge import judge
 from factory.judging.language import identify
 from factory.judging.similarity import compare
+from factory.query.catalog import connect
 from factory.records import RunDirectory
 from tests.runs import add_samples, add_shard, make_run
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from factory.catalog import connect
 from factory.judging import texts
 from factory.judging.families import Measuring
 from factory.judging.minhash import bands, shingles
 from factory.judging.near import measure_near
+from factory.query.catalog import connect
 from factory.records import RunDirectory
 from tests.runs import add_samples, add_shard, make_run
 

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.catalog import connect, shipped_sql
 from factory.errors import ManifestError
 from factory.judging.judge import judge
 from factory.judging.protected import check_protected
 from factory.judging.signals import signal_keys
 from factory.manifest import Manifest
+from factory.query.catalog import connect, shipped_sql
 from factory.records import RunDirectory
 from tests.runs import MANIFEST, add_samples, add_shard, make_run
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from factory.catalog import connect
 from factory.errors import StepFailed, Told, UserError
 from factory.files import TEMPORARY
 from factory.judging import reverse
 from factory.judging.judge import judge
 from factory.judging.signals import check_signals, signal_keys
 from factory.manifest import Manifest
+from factory.query.catalog import connect
 from factory.records import RunDirectory
 from tests.models import TEMPLATE, pairs
 from tests.runs import MANIFEST, add_samples, add_shard, make_run

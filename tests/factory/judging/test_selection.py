@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory import catalog
 from factory.errors import ManifestError
-from factory.exporting import export
+from factory.exchange.exporting import export
 from factory.judging.judge import judge
 from factory.judging.selection import selection_of
 from factory.manifest import Stage
+from factory.query import catalog
 from student.rows import Wanted, stage_rows
 from tests.ruling import manifest_of, ruled
 from tests.runs import add_samples, add_shard, make_run

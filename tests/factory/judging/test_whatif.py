@@ -8,12 +8,13 @@ import sys
 
 import pytest
 
-from factory import catalog, cli
+from factory import cli
 from factory.errors import ManifestError, RunError, StepFailed
 from factory.judging.judge import judge
 from factory.judging.verdicts import Ruling, rule_errors
 from factory.judging.whatif import what_if
 from factory.manifest import Manifest
+from factory.query import catalog
 from factory.records import RunDirectory
 from factory.steps import rules_key
 from tests.runs import add_samples, add_shard, make_run

@@ -1,0 +1,1 @@
+"""Sparse distributions of a teacher: as engines tell them, as they are stored."""

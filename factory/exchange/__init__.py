@@ -1,0 +1,1 @@
+"""Candidates made elsewhere in, pseudolabels out."""

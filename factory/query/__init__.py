@@ -1,0 +1,1 @@
+"""SQL over a run: its views, the fence for SQL from outside, questions by name, answers."""

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from factory.capture import Logits
 from factory.decoding import Generate
-from factory.judging.section import Judge
+from factory.judgement import Judge
 from factory.sections import Dtype, Fraction, Positive, Section
 
 

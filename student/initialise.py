@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from factory.errors import ManifestError, RunError
-from factory.manifest import Manifest, Student
+from factory.manifest import Manifest
+from factory.training import Student
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast

@@ -9,8 +9,9 @@ from typing import Any
 
 from factory.errors import ManifestError, RunError
 from factory.files import digest, read_json, write_json
-from factory.manifest import Manifest, Stage, Student
+from factory.manifest import Manifest
 from factory.records import RunDirectory
+from factory.training import Stage, Student
 from student.dataset import DataRecord, read_record
 
 INIT = "init"

@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 
 from factory.errors import RunError
-from factory.manifest import Stage
 from factory.query.catalog import Connection, connect, parquet, portions
 from factory.query.fence import fenced, query_errors, select
 from factory.records import RunDirectory
+from factory.training import Stage
 
 BATCH = 512
 BUILT_IN = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from factory.manifest import Stage
+from factory.training import Stage
 
 
 def learning_rate(stage: Stage, step: int, total: int) -> float:

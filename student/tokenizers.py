@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from factory.errors import RunError
-from factory.manifest import Manifest, Student, TrainTokenizer
+from factory.manifest import Manifest
 from factory.prompting.tokenizing import load_tokenizer
 from factory.query.catalog import connect
 from factory.records import RunDirectory
+from factory.training import Student, TrainTokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

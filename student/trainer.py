@@ -17,10 +17,11 @@ import torch
 import torch.distributed as dist
 
 from factory.errors import StepFailed
-from factory.manifest import Manifest, Student
+from factory.manifest import Manifest
 from factory.progress import Advance
 from factory.prompting.tokenizing import load_tokenizer
 from factory.records import RunDirectory
+from factory.training import Student
 from student.batches import Indices, Layout, collate, plan_epoch, seed_of, split_step
 from student.checkpoints import Checkpoints, Position, export
 from student.dataset import StageRows

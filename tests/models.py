@@ -20,7 +20,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from factory.manifest import TrainTokenizer
+from factory.training import TrainTokenizer
 from student.tokenizers import train_tokenizer
 
 Pair = tuple[str, str]

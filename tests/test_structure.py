@@ -12,7 +12,8 @@ ROOT = Path(__file__).parent.parent
 # Lowest first. A module imports only what stands above it in its list.
 FACTORY = [
     "factory", "errors", "files", "schemas", "sections", "decoding", "capture", "beam",
-    "judgement", "manifest", "reading", "records", "shards", "progress", "prompting",
+    "judgement", "training", "evaluation", "manifest", "reading", "records", "shards",
+    "progress", "prompting",
     "prompting.turns", "sources", "exchange", "exchange.candidates", "models",
     "prompting.encoding", "prompting.tokenizing", "prompting.tokens", "prompting.template",
     "prompting.chat", "prompting.prompts", "distributions", "distributions.logits",
@@ -50,7 +51,7 @@ STUDENT = [
 
 # What the student may know of the factory: its plumbing, and what both sides must agree on.
 SHARED = {
-    "errors", "files", "schemas", "decoding", "models", "manifest", "records", "shards",
+    "errors", "files", "schemas", "decoding", "models", "manifest", "training", "records", "shards",
     "progress", "prompting.tokenizing", "prompting.prompts", "query.catalog", "query.fence",
     "engines", "engines.base", "generation.responses", "metrics",
 }  # fmt: skip

@@ -17,11 +17,12 @@ import torch
 from factory.distributions.precision import restored, stored
 from factory.errors import DamagedFile, QueryError, RunError
 from factory.files import write_json
-from factory.manifest import Prompt, Stage, TrainTokenizer
+from factory.manifest import Prompt
 from factory.prompting.tokenizing import encode_targets, load_tokenizer, tokenizer_fingerprint
 from factory.records import RunDirectory
 from factory.schemas import LOGITS
 from factory.shards import record_file
+from factory.training import Stage, TrainTokenizer
 from student.batches import Layout, collate
 from student.dataset import DataRecord, StageRows, Text, prepare
 from student.objectives import Weights, per_token

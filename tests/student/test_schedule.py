@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from factory.manifest import Stage
+from factory.training import Stage
 from student.schedule import learning_rate, parameter_groups
 
 RATES = [

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factory.errors import RunError
-from factory.manifest import TrainTokenizer
 from factory.prompting.tokenizing import (
     decode_targets,
     encode_targets,
     load_tokenizer,
     tokenizer_fingerprint,
 )
+from factory.training import TrainTokenizer
 from student.plan import student_of
 from student.tokenizers import student_tokenizer, train_tokenizer, training_text
 from tests.student.tiny import pairs, save_teacher, student_run

@@ -13,10 +13,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from factory import schemas
-from factory.manifest import Prompt, TrainTokenizer
+from factory.manifest import Prompt
 from factory.prompting.prompts import Prompter
 from factory.prompting.tokenizing import encode_targets, load_tokenizer, tokenizer_fingerprint
 from factory.records import RunDirectory
+from factory.training import TrainTokenizer
 from factory.workers import launcher_command, module_command
 from student.tokenizers import train_tokenizer
 from tests.runs import add_samples, add_shard, finish_generate, make_run, part

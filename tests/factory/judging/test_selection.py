@@ -12,8 +12,8 @@ from factory.errors import ManifestError
 from factory.exchange.exporting import export
 from factory.judging.judge import judge
 from factory.judging.selection import selection_of
-from factory.manifest import Stage
 from factory.query import catalog
+from factory.training import Stage
 from student.rows import Wanted, stage_rows
 from tests.ruling import manifest_of, ruled
 from tests.runs import add_samples, add_shard, make_run

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from factory.decoding import Lengths, token_limit
 from factory.errors import PromptError
-from factory.manifest import Prompt, TrainTokenizer
+from factory.manifest import Prompt
 from factory.prompting.prompts import Prompter, prompt_hashes
 from factory.prompting.tokenizing import (
     decode_targets,
@@ -21,6 +21,7 @@ from factory.prompting.tokenizing import (
     load_tokenizer,
     tokenizer_fingerprint,
 )
+from factory.training import TrainTokenizer
 from student.tokenizers import train_tokenizer
 from tests.models import TEMPLATE, pairs
 

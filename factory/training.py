@@ -1,0 +1,131 @@
+"""How a student is made: every key of `student`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from factory.sections import Fraction, Positive, Section
+
+
+class TeacherLayers(Section):
+    """A student cut from its teacher: so many layers, spaced from first to last."""
+
+    layers: Positive
+
+
+class TrainTokenizer(Section):
+    """A byte-level BPE trained on the run's own training text."""
+
+    vocab_size: Annotated[int, Field(ge=300)]
+    special_tokens: tuple[str, ...] = Field(
+        ("<pad>", "<s>", "</s>", "<sep>"), description="the first pads, the third ends a target"
+    )
+
+    @model_validator(mode="after")
+    def _enough_specials(self) -> Self:
+        if len(set(self.special_tokens)) < 3:
+            raise ValueError("needs at least three: padding, start and end")
+        return self
+
+
+class TokenizerSource(Section):
+    """Where the student's tokenizer comes from, if not from its model or its teacher."""
+
+    train: TrainTokenizer | None = None
+    model: str | None = Field(None, description="folder or hub id that holds a tokenizer")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.train is None) == (self.model is None):
+            raise ValueError("needs either train or model")
+        return self
+
+
+class Init(Section):
+    """What the student starts as: cut from the teacher, a checkpoint, or a new configuration."""
+
+    from_teacher: TeacherLayers | None = None
+    model: str | None = Field(None, description="folder or hub id to start from")
+    config: dict[str, Any] | None = Field(
+        None, description="a Hugging Face configuration, model_type included; weights are random"
+    )
+    tokenizer: TokenizerSource | None = Field(None, description="default: the model's, teacher's")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        given = [self.from_teacher, self.model, self.config]
+        if sum(value is not None for value in given) != 1:
+            raise ValueError("needs exactly one of from_teacher, model, config")
+        if self.config is not None and "model_type" not in self.config:
+            raise ValueError("config needs model_type, such as llama")
+        return self
+
+
+class Objective(Section):
+    """Weights of the loss terms; each term is a mean over target tokens."""
+
+    ce: Annotated[float, Field(ge=0)] = Field(0.0, description="−log q of the target")
+    forward_kl: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="KL to the teacher's stored tokens and tail, or to its draws"
+    )
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> Self:
+        if self.ce + self.forward_kl == 0:
+            raise ValueError("needs a weight above 0")
+        return self
+
+
+class Stage(Section):
+    """One stretch of training: its data, objective, length and schedule."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    data: str = Field(description="pseudolabels, gold, or SQL over the views")
+    objective: Objective = Objective(ce=1.0)
+    epochs: Positive = 1
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    final_learning_rate: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup: Fraction = Field(0.05, description="share of the stage's steps")
+    batch_tokens: Positive = Field(8192, description="real tokens per optimiser step, all ranks")
+    micro_batch_tokens: Positive = Field(8192, description="padded tokens per forward pass")
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class DeepSpeed(Section):
+    """What DeepSpeed is told beyond what the stages say."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    launcher: tuple[str, ...] = Field((), description="more options of the deepspeed command")
+
+
+PSEUDOLABEL_STAGE = {
+    "name": "pseudolabel",
+    "data": "pseudolabels",
+    "epochs": 4,
+    "learning_rate": 1e-3,
+}
+GOLD_STAGE = {"name": "gold", "data": "gold", "epochs": 4, "learning_rate": 2e-4}
+
+
+class Student(Section):
+    """The model to train, and the stages it goes through, in order."""
+
+    init: Init
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    deepspeed: DeepSpeed = DeepSpeed()
+    processes: Positive = 1
+    checkpoint_steps: Positive = Field(500, description="optimiser steps between checkpoints")
+    validate_rows: Positive = Field(200, description="validation sources decoded each epoch")
+
+    @model_validator(mode="after")
+    def _stages_differ(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"stage names must differ: {', '.join(sorted(twice))} stands twice")
+        return self

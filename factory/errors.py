@@ -87,6 +87,6 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(options)}"
 
 
-def _short(value: object, width: int = 80) -> str:
+def _short(value: object, width: int = 200) -> str:
     text = repr(value)
     return text if len(text) <= width else text[: width - 1] + "…"

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from factory.sections import Count, Fraction, Positive, Section
+from factory.sections import Fraction, Positive, Section
 
-Layers = Positive | Annotated[tuple[Count, ...], Field(min_length=1)]
+Layers = int | tuple[int, ...]
 
 
 class FromTeacher(Section):
@@ -32,6 +32,10 @@ class FromTeacher(Section):
         for key in ("layers", "encoder_layers"):
             asked = getattr(self, key)
             numbers = asked if isinstance(asked, tuple) else ()
+            if asked == () or (isinstance(asked, int) and asked < 1):
+                raise ValueError(f"{key}: take at least one")
+            if before := [number for number in numbers if number < 0]:
+                raise ValueError(f"{key}: {before[0]} is no layer: they are numbered from 0")
             if twice := [number for number in numbers if numbers.count(number) > 1]:
                 raise ValueError(f"{key}: layer {twice[0]} stands twice: take it once")
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
+    GenerationConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -23,8 +25,8 @@ from transformers import (
 
 from factory.errors import ManifestError
 from factory.manifest import Manifest
-from factory.prompting.tokenizing import load_tokenizer
-from factory.training import TrainTokenizer
+from factory.prompting.tokenizing import load_tokenizer, target_start
+from factory.training import FromTeacher, TrainTokenizer
 from student.copying import copied_parameters
 from student.initialise import Initialised, count_parameters, initialise, load
 from student.tokenizers import train_tokenizer
@@ -142,9 +144,7 @@ def test_chosen_layers_are_the_teachers_to_the_bit(teachers: dict[str, Path], ki
     numbered = {name for name in ours if name.startswith(stack)}
     assert {name.removeprefix(stack).split(".")[0] for name in numbered} == {"0", "1"}
     for name in ours:
-        if not name.startswith(stack):
-            wanted = name
-        elif "relative_attention_bias" in name:  # T5's first layer has it, for all
+        if not name.startswith(stack) or "relative_attention_bias" in name:
             wanted = name
         else:
             number, rest = name.removeprefix(stack).split(".", 1)
@@ -269,3 +269,25 @@ def test_mistakes_are_one_line(
         begin(teachers[kind], asked)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("kind", "start"), [("bart", 3), ("t5", None), ("llama", None)])
+def test_what_a_checkpoint_forces_first_begins_a_target(
+    teachers: dict[str, Path], tmp_path: Path, kind: str, start: int | None
+):
+    folder = Path(shutil.copytree(teachers[kind], tmp_path / kind))
+    told = GenerationConfig(forced_bos_token_id=start if kind == "bart" else None)
+    told.save_pretrained(folder)
+    tokenizer = load_tokenizer(str(folder))
+    assert target_start(tokenizer, None, str(folder)) == start
+    assert target_start(tokenizer, "<sep>", str(folder)) == tokenizer.sep_token_id
+    (folder / "generation_config.json").unlink()
+    assert target_start(tokenizer, None, str(folder)) is None
+
+
+def test_a_student_goes_on_standing_under_keys_that_came_later():
+    told = [
+        FromTeacher.model_validate(tree).model_dump(mode="json")
+        for tree in ({"layers": 2}, {"layers": [0, 2], "config": {"d_ff": 8}})
+    ]
+    assert told == [{"layers": 2}, {"layers": [0, 2], "config": {"d_ff": 8}}]

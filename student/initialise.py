@@ -19,6 +19,9 @@ from student.copying import Copy, SharedTokens, copy_weights
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+# Ids in a configuration that mean a token by what it does.
+CONTROLS = ("decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id")
+
 
 @dataclass(frozen=True, slots=True)
 class Initialised:
@@ -127,11 +130,14 @@ def _speak(
     text = config.get_text_config()
     if "vocab_size" not in asked.config:
         text.vocab_size = len(tokenizer)
-    start = getattr(config, "decoder_start_token_id", None)
-    ids = _token_ids(teachers)
-    like = next((name for name, value in ids.items() if value == start), "pad_token_id")
-    if config.is_encoder_decoder:
-        config.decoder_start_token_id = getattr(tokenizer, like)
+    roles = {name: value for name, value in _token_ids(teachers).items() if value is not None}
+    for name in CONTROLS:
+        given = getattr(config, name, None)
+        role = next((role for role, value in roles.items() if value == given), None)
+        if given is not None:
+            setattr(config, name, getattr(tokenizer, role) if role else None)
+    if config.is_encoder_decoder and config.decoder_start_token_id is None:
+        config.decoder_start_token_id = tokenizer.pad_token_id
     for name, value in _token_ids(tokenizer).items():
         setattr(text, name, value)
 

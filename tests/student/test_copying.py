@@ -43,7 +43,7 @@ SIDES = {
     "d_model": 32,
     "max_position_embeddings": 64,
     "decoder_start_token_id": 0,
-    "forced_eos_token_id": None,
+    "forced_eos_token_id": 2,
 }
 T5 = {"num_layers": 3, "num_decoder_layers": 3, "num_heads": 4, "d_model": 32, "d_kv": 8}
 LLAMA = {
@@ -228,6 +228,17 @@ def test_with_another_tokenizer_the_shared_tokens_are_taken(teachers: dict[str, 
     assert rows
     assert all(copy.shape[0] == len(shared) for copy in rows)
     assert outputs(begun.model).shape[-1] == len(tokenizer)
+
+
+def test_control_tokens_follow_what_they_do(teachers: dict[str, Path]):
+    tokenizer = train_tokenizer((source for source, _ in pairs()), TrainTokenizer(vocab_size=300))
+    tokenizer.eos_token = "<sep>"
+    begun = begin(teachers["bart"], {"layers": 1}, tokenizer)
+    config, told = begun.model.config, begun.model.generation_config
+    assert (config.eos_token_id, config.decoder_start_token_id) == (3, 0)
+    assert (told.eos_token_id, told.forced_eos_token_id, told.decoder_start_token_id) == (3, 3, 0)
+    end = load(str(teachers["bart"])).get_input_embeddings().weight[2]
+    assert torch.equal(begun.model.get_input_embeddings().weight[3], end)
 
 
 def test_the_record_tells_every_tensor(teachers: dict[str, Path]):

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from factory.architecture import check_start, count_parameters, larger_than_teacher
 from factory.manifest import Manifest
 from factory.query.catalog import connect
 from factory.records import RunDirectory
@@ -39,7 +40,7 @@ def check_manifest(manifest: Manifest) -> dict[str, Any]:
 
 def _figures(plan: Plan, run: RunDirectory) -> dict[str, Any]:
     read = run.step("samples")
-    facts: dict[str, Any] = {
+    facts: dict[str, Any] = _warnings(plan) | {
         "rows": read["rows"],
         "refused": read["refused"],
         "visible_gold": read["visible_gold"],
@@ -54,6 +55,14 @@ def _figures(plan: Plan, run: RunDirectory) -> dict[str, Any]:
         "shards": math.ceil(sources / plan.manifest.generate.shard_size),
         "estimated_bytes": round(sources * ROW_BYTES + tokens * _token_bytes(plan.manifest)),
     }
+
+
+def _warnings(plan: Plan) -> dict[str, str]:
+    config = check_start(plan.manifest, plan.prompter.tokenizer)
+    if config is None or plan.teacher is None:
+        return {}
+    warning = larger_than_teacher(plan.manifest, count_parameters(config))
+    return {"warning": warning} if warning else {}
 
 
 def _prompts(run: RunDirectory, context: int | None) -> tuple[int, int, int]:

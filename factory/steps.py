@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from factory.architecture import check_start
 from factory.decoding import Generate
 from factory.engines import ABILITIES
 from factory.errors import ManifestError
@@ -78,6 +79,7 @@ def make_plan(manifest: Manifest, limit: int = 0) -> Plan:
         RunDirectory.existing(Path(manifest.candidates_from))
     teacher = manifest.teacher
     if teacher is None:
+        check_start(manifest, None)
         return Plan(manifest, None, Prompter(None, manifest.prompt), None, limit)
     facts = model_facts(teacher.model, teacher.revision, "teacher.model")
     _check_engine(manifest, facts)
@@ -85,6 +87,7 @@ def make_plan(manifest: Manifest, limit: int = 0) -> Plan:
     if manifest.generate.first_token is not None:
         first_token_id(tokenizer, manifest.generate.first_token)
     prompter = Prompter(tokenizer, manifest.prompt)
+    check_start(manifest, tokenizer)
     return Plan(manifest, facts, prompter, tokenizer_fingerprint(tokenizer), limit)
 
 

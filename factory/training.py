@@ -4,15 +4,47 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from factory.sections import Fraction, Positive, Section
 
+Layers = int | tuple[int, ...]
 
-class TeacherLayers(Section):
-    """A student cut from its teacher: so many layers, spaced from first to last."""
 
-    layers: Positive
+class FromTeacher(Section):
+    """A student cut from its teacher: layers of it, whole or narrower."""
+
+    layers: Layers | None = Field(
+        None,
+        description="so many, spaced from first to last, or a list of numbers from 0; default all;"
+        " of an encoder–decoder its decoder's",
+    )
+    encoder_layers: Layers | None = Field(None, description="of its encoder; default all")
+    config: dict[str, Any] = Field(
+        default_factory=dict,
+        description="what differs of the teacher's configuration, such as intermediate_size",
+    )
+
+    @model_validator(mode="after")
+    def _cuts_something(self) -> Self:
+        if self.layers is None and self.encoder_layers is None and not self.config:
+            raise ValueError("needs layers, encoder_layers or config")
+        for key in ("layers", "encoder_layers"):
+            asked = getattr(self, key)
+            numbers = asked if isinstance(asked, tuple) else ()
+            if asked == () or (isinstance(asked, int) and asked < 1):
+                raise ValueError(f"{key}: take at least one")
+            if before := [number for number in numbers if number < 0]:
+                raise ValueError(f"{key}: {before[0]} is no layer: they are numbered from 0")
+            if twice := [number for number in numbers if numbers.count(number) > 1]:
+                raise ValueError(f"{key}: layer {twice[0]} stands twice: take it once")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _told(self, told: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is said and no more: a student made before a key was there goes on standing."""
+        tree: dict[str, Any] = told(self)
+        return {key: value for key, value in tree.items() if value not in (None, {})}
 
 
 class TrainTokenizer(Section):
@@ -46,7 +78,7 @@ class TokenizerSource(Section):
 class Init(Section):
     """What the student starts as: cut from the teacher, a checkpoint, or a new configuration."""
 
-    from_teacher: TeacherLayers | None = None
+    from_teacher: FromTeacher | None = None
     model: str | None = Field(None, description="folder or hub id to start from")
     config: dict[str, Any] | None = Field(
         None, description="a Hugging Face configuration, model_type included; weights are random"

@@ -48,7 +48,7 @@ Ints = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """How the rows of a run become this student's token ids."""
+    """How the rows of a run become this student's token ids. `start` begins every target."""
 
     tokenizer: PreTrainedTokenizerFast
     prompt: Prompt
@@ -56,6 +56,7 @@ class Text:
     same_as_teacher: bool
     context: int | None
     encoder_decoder: bool = False
+    start: int | None = None
 
 
 @dataclass(slots=True)
@@ -86,7 +87,8 @@ def data_key(run: RunDirectory, wanted: Wanted, text: Text) -> str:
     vocabulary = wanted.vocabulary if wanted.distributions else None
     prompt = text.prompt.model_dump(mode="json")
     facts = [LAYOUT, wanted.stage.data, wanted.distributions, vocabulary, files, prompt]
-    return digest([*facts, text.fingerprint, text.same_as_teacher, text.context])
+    start = [] if text.start is None else [text.start]
+    return digest([*facts, text.fingerprint, text.same_as_teacher, text.context, *start])
 
 
 def prepare(run: RunDirectory, wanted: Wanted, text: Text, folder: Path) -> DataRecord:
@@ -201,7 +203,7 @@ def _targets(batch: pa.RecordBatch, text: Text) -> pa.Array:
     if text.same_as_teacher and not stored.null_count:
         return stored
     targets = batch.column("target").to_pylist()
-    encoded = encode_targets(text.tokenizer, [target or "" for target in targets])
+    encoded = encode_targets(text.tokenizer, [target or "" for target in targets], text.start)
     if text.same_as_teacher:
         pairs = zip(stored.to_pylist(), encoded, strict=True)
         encoded = [ids if ids is not None else anew for ids, anew in pairs]

@@ -2,71 +2,42 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from factory import architecture
+from factory.architecture import FROM, cut, model_class, new_config, read_config
 from factory.errors import ManifestError, RunError
 from factory.manifest import Manifest
-from factory.training import Student
+from factory.prompting.tokenizing import load_tokenizer, tokenizer_fingerprint
+from factory.training import FromTeacher, Student
+from student.copying import Copy, SharedTokens, copy_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-# Shleifer & Rush 2020 (arXiv 2010.13002), tables of the authors' code: first and last are kept.
-SPACED = {
-    6: {1: (0,), 2: (0, 5), 3: (0, 2, 5), 4: (0, 1, 3, 5)},
-    12: {
-        1: (0,),
-        2: (0, 6),
-        3: (0, 6, 11),
-        4: (0, 4, 8, 11),
-        6: (0, 2, 4, 7, 9, 11),
-        9: (0, 1, 2, 4, 5, 7, 9, 10, 11),
-    },
-    16: {
-        2: (0, 15),
-        3: (0, 8, 15),
-        4: (0, 5, 10, 15),
-        6: (0, 3, 6, 9, 12, 15),
-        8: (0, 2, 4, 6, 8, 10, 12, 15),
-    },
-}
-LAYER_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
-DECODER_LAYER_KEYS = ("decoder_layers", "num_decoder_layers")
-PER_LAYER_KEYS = ("layer_types", "no_rope_layers", "mlp_layer_types")
-NUMBERED_LAYER = re.compile(r"(?<=\.)(?:layers|h|blocks?)\.(\d+)(?=\.)")
+# Ids in a configuration that mean a token by what it does.
+CONTROLS = ("decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id")
 
 
 @dataclass(frozen=True, slots=True)
 class Initialised:
-    """A model to start from, and which of the teacher's layers it holds (none if it is new)."""
+    """A model to start from, and what of it is its teacher's (nothing if it is new)."""
 
     model: PreTrainedModel
     copied_layers: tuple[int, ...] = ()
+    copied_encoder_layers: tuple[int, ...] = ()
+    copies: dict[str, Copy] = field(default_factory=dict)
 
-
-def spaced_layers(teacher: int, student: int) -> tuple[int, ...]:
-    """Which of the teacher's layers a student of so many layers takes over.
-
-    The authors' tables where they have the pair, else round(i·(L−1)/(n−1)), the first for n = 1.
-
-    Raises:
-        ManifestError: more layers are asked for than the teacher has.
-    """
-    if student > teacher:
-        remedy = f"the teacher has {teacher} layers: take at most as many"
-        raise ManifestError("student.init.from_teacher.layers", student, remedy)
-    if student == teacher:
-        return tuple(range(teacher))
-    if found := SPACED.get(teacher, {}).get(student):
-        return found
-    if student == 1:
-        return (0,)
-    return tuple(round(i * (teacher - 1) / (student - 1)) for i in range(student))
+    def copied_as_record(self) -> dict[str, Any]:
+        """Every tensor's origin, as `copied.json` keeps it."""
+        tensors = {name: asdict(copy) for name, copy in self.copies.items()}
+        new = [name for name in self.model.state_dict() if name not in tensors]
+        layers, encoder = list(self.copied_layers), list(self.copied_encoder_layers)
+        return {"layers": layers, "encoder_layers": encoder, "tensors": tensors, "new": new}
 
 
 def initialise(
@@ -75,17 +46,17 @@ def initialise(
     """Build the student in float32 on the CPU, from a configuration, a checkpoint or the teacher.
 
     Raises:
-        ManifestError: the configuration is refused, or the teacher has too few layers.
+        ManifestError: the configuration is refused, or the teacher has no such layers.
         RunError: a model cannot be loaded, or its vocabulary is too small for the tokenizer.
     """
     torch.manual_seed(manifest.seed)
     init = student.init
     if init.config is not None:
         done = Initialised(_from_config(init.config, tokenizer))
-    elif init.model is not None:
-        done = Initialised(load(init.model, None))
+    elif init.from_teacher is None:
+        done = Initialised(load(str(init.model)))
     else:
-        done = _from_teacher(manifest, student)
+        done = _from_teacher(manifest, init.from_teacher, tokenizer)
     _agree(done.model, tokenizer)
     return done
 
@@ -103,11 +74,7 @@ def count_parameters(model: torch.nn.Module) -> int:
 
 def parameters_of(model: str, revision: str | None) -> int:
     """Parameters of a stored model, from its configuration alone."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(model, revision=revision)
-    with torch.device("meta"):
-        return count_parameters(_auto(config).from_config(config))
+    return architecture.count_parameters(read_config(model, revision, "model"))
 
 
 def load(model: str, revision: str | None = None) -> PreTrainedModel:
@@ -120,7 +87,7 @@ def load(model: str, revision: str | None = None) -> PreTrainedModel:
 
     try:
         config = AutoConfig.from_pretrained(model, revision=revision)
-        return _auto(config).from_pretrained(
+        return model_class(config).from_pretrained(
             model, revision=revision, dtype=torch.float32, use_safetensors=True
         )
     except (OSError, ValueError) as error:
@@ -129,69 +96,59 @@ def load(model: str, revision: str | None = None) -> PreTrainedModel:
 
 
 def _from_config(given: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    from transformers import AutoConfig
-
-    fields = dict(given)
-    model_type = fields.pop("model_type")
-    fields |= _token_ids(tokenizer)
-    fields.setdefault("vocab_size", len(tokenizer))
-    try:
-        config = AutoConfig.for_model(model_type, **fields)
-        if config.is_encoder_decoder and config.decoder_start_token_id is None:
-            config.decoder_start_token_id = tokenizer.pad_token_id
-        return _auto(config).from_config(config, dtype=torch.float32)
-    except (ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ManifestError("student.init.config", model_type, f"is refused: {reason}") from None
+    config = new_config(given, vocab_size=len(tokenizer), **_token_ids(tokenizer))
+    return _built(config, "student.init.config", config.model_type)
 
 
-def _from_teacher(manifest: Manifest, student: Student) -> Initialised:
-    """Spaced layers of the teacher; embeddings and head whole. An encoder stays whole too."""
-    if manifest.teacher is None or student.init.from_teacher is None:
-        raise RunError("student.init.from_teacher", None, "needs a teacher: name one")
+def _from_teacher(
+    manifest: Manifest, asked: FromTeacher, tokenizer: PreTrainedTokenizerFast
+) -> Initialised:
+    """The layers and widths that were asked for; of another vocabulary the tokens both have."""
+    if manifest.teacher is None:
+        raise RunError(FROM, None, "needs a teacher: name one")
     teacher = load(manifest.teacher.model, manifest.teacher.revision)
-    config = teacher.config.__class__.from_dict(teacher.config.to_dict())
-    key = _layers_key(config)
-    layers = spaced_layers(getattr(config, key), student.init.from_teacher.layers)
-    for listed in PER_LAYER_KEYS:
-        if getattr(config, listed, None):
-            setattr(config, listed, [getattr(config, listed)[i] for i in layers])
-    setattr(config, key, len(layers))
-    cut = _auto(config).from_config(config, dtype=torch.float32)
-    cut.load_state_dict(_kept(teacher.state_dict(), layers, config.is_encoder_decoder))
-    cut.generation_config = teacher.generation_config
-    return Initialised(cut, layers)
+    teachers = load_tokenizer(manifest.teacher.model, manifest.teacher.revision)
+    same = tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(teachers)
+    wanted = cut(teacher.config, asked)
+    if not same:
+        _speak(wanted.config, tokenizer, teachers, asked)
+    model = _built(wanted.config, f"{FROM}.config", asked.config or None)
+    tokens = None if same else SharedTokens.of(tokenizer, teachers)
+    copies = copy_weights(teacher, model, wanted, tokens)
+    if same:
+        model.generation_config = teacher.generation_config
+    return Initialised(model, wanted.layers, wanted.encoder_layers, copies)
 
 
-def _kept(
-    state: dict[str, torch.Tensor], layers: tuple[int, ...], encoder_decoder: bool
-) -> dict[str, torch.Tensor]:
-    """The weights of the kept layers under their new numbers, and all that has no layer."""
-    new = {old: str(index) for index, old in enumerate(layers)}
-    kept = {}
-    for name, value in state.items():
-        whole = encoder_decoder and "decoder." not in name
-        found = None if whole else NUMBERED_LAYER.search(name)
-        if found is None:
-            kept[name] = value
-        elif int(found[1]) in new:
-            kept[name[: found.start(1)] + new[int(found[1])] + name[found.end(1) :]] = value
-    return kept
+def _speak(
+    config: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    teachers: PreTrainedTokenizerFast,
+    asked: FromTeacher,
+) -> None:
+    """Let a configuration tell the size and the control tokens of another tokenizer."""
+    text = config.get_text_config()
+    if "vocab_size" not in asked.config:
+        text.vocab_size = len(tokenizer)
+    roles = {name: value for name, value in _token_ids(teachers).items() if value is not None}
+    for name in CONTROLS:
+        given = getattr(config, name, None)
+        role = next((role for role, value in roles.items() if value == given), None)
+        if given is not None:
+            setattr(config, name, getattr(tokenizer, role) if role else None)
+    if config.is_encoder_decoder and config.decoder_start_token_id is None:
+        config.decoder_start_token_id = tokenizer.pad_token_id
+    for name, value in _token_ids(tokenizer).items():
+        setattr(text, name, value)
 
 
-def _layers_key(config: Any) -> str:
-    keys = DECODER_LAYER_KEYS if config.is_encoder_decoder else LAYER_KEYS
-    found = next((key for key in keys if key in config.to_dict()), None)
-    if found is None:
-        remedy = f"cannot tell the layers of a {config.model_type}: start from config or model"
-        raise ManifestError("student.init.from_teacher", None, remedy)
-    return found
-
-
-def _auto(config: Any) -> Any:
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
-    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+def _built(config: Any, place: str, value: object) -> PreTrainedModel:
+    """A model of a configuration, in float32, its weights new."""
+    try:
+        return model_class(config).from_config(config, dtype=torch.float32)
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ManifestError(place, value, f"is refused: {reason}") from None
 
 
 def _token_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int | None]:

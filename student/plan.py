@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ class InitRecord:
     context: int | None
     vocabulary: int
     encoder_decoder: bool
+    copied_encoder_layers: list[int] = field(default_factory=list)
+    copied_parameters: int = 0
 
     def write(self, folder: Path) -> None:
         """Record that the folder's model is whole."""

@@ -11,19 +11,24 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from factory.manifest import Manifest, Teacher
+from factory.architecture import larger_than_teacher
+from factory.files import write_json
+from factory.manifest import Manifest
 from factory.models import context_of
-from factory.prompting.tokenizing import load_tokenizer, tokenizer_fingerprint
+from factory.prompting.tokenizing import load_tokenizer, target_start, tokenizer_fingerprint
 from factory.records import RunDirectory
+from student.copying import copied_parameters
 from student.dataset import Text, prepare
 from student.entry import run_process
-from student.initialise import Initialised, count_parameters, initialise, parameters_of, save
+from student.initialise import Initialised, count_parameters, initialise, save
 from student.plan import INIT, InitRecord, init_key, student_of
 from student.rows import Wanted
 from student.tokenizers import student_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+COPIED = "copied.json"
 
 
 def prepare_run(run: RunDirectory, _: str) -> None:
@@ -37,13 +42,15 @@ def prepare_run(run: RunDirectory, _: str) -> None:
     student = student_of(manifest)
     folder = run.path("student", INIT)
     init = _start(run, manifest, folder)
+    tokenizer = load_tokenizer(str(folder))
     text = Text(
-        load_tokenizer(str(folder)),
+        tokenizer,
         manifest.prompt,
         init.tokenizer,
         init.same_tokenizer,
         init.context,
         init.encoder_decoder,
+        target_start(tokenizer, manifest.generate.first_token, str(folder)),
     )
     for stage in student.stages:
         wanted = Wanted(stage, stage.objective.forward_kl > 0, init.vocabulary)
@@ -59,8 +66,10 @@ def _start(run: RunDirectory, manifest: Manifest, folder: Path) -> InitRecord:
     tokenizer = student_tokenizer(run, manifest, student)
     begun = initialise(manifest, student, tokenizer)
     save(begun.model, tokenizer, folder)
+    write_json(folder / COPIED, begun.copied_as_record())
     record = _record(run, key, begun, tokenizer)
-    _warn_if_larger(record, manifest.teacher)
+    if warning := larger_than_teacher(manifest, record.parameters):
+        print(f"seqkd: warning: {warning}", file=sys.stderr)  # noqa: T201
     record.write(folder)
     return record
 
@@ -80,16 +89,9 @@ def _record(
         context=context_of(config.to_dict()),
         vocabulary=config.vocab_size,
         encoder_decoder=bool(begun.model.config.is_encoder_decoder),
+        copied_encoder_layers=list(begun.copied_encoder_layers),
+        copied_parameters=copied_parameters(begun.model, begun.copies),
     )
-
-
-def _warn_if_larger(record: InitRecord, teacher: Teacher | None) -> None:
-    if teacher is None:
-        return
-    limit = parameters_of(teacher.model, teacher.revision)
-    if record.parameters > limit:
-        message = f"the student has {record.parameters:,} parameters, its teacher {limit:,}"
-        print(f"seqkd: warning: {message}", file=sys.stderr)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -86,6 +86,7 @@ def _record(
         "verdicts": run.step("judge").get("key"),
         "parameters": planned.init.parameters,
         "copied_layers": planned.init.copied_layers,
+        "copied_encoder_layers": planned.init.copied_encoder_layers,
     }
 
 

@@ -130,6 +130,84 @@ MANIFESTS: dict[str, tuple[Edits, str, list[str]]] = {
         "manifest.yaml student.init:",
         ["needs exactly one of from_teacher, model, config"],
     ),
+    "more layers than there are": (
+        {"student.init": {"from_teacher": {"layers": 9}}},
+        "student.init.from_teacher.layers: 9:",
+        ["the teacher has 2 layers: take at most as many"],
+    ),
+    "a layer that is none": (
+        {"student.init": {"from_teacher": {"layers": [0, 2]}}},
+        "student.init.from_teacher.layers: 2:",
+        ["is no layer of the teacher's 2: they are numbered from 0"],
+    ),
+    "a layer twice": (
+        {"student.init": {"from_teacher": {"layers": [1, 1]}}},
+        "manifest.yaml student.init.from_teacher:",
+        ["layers: layer 1 stands twice: take it once"],
+    ),
+    "a layer before the first": (
+        {"student.init": {"from_teacher": {"layers": [-1]}}},
+        "manifest.yaml student.init.from_teacher:",
+        ["layers: -1 is no layer: they are numbered from 0"],
+    ),
+    "no layer at all": (
+        {"student.init": {"from_teacher": {"layers": 0}}},
+        "manifest.yaml student.init.from_teacher:",
+        ["layers: take at least one"],
+    ),
+    "nothing cut": (
+        {"student.init": {"from_teacher": {}}},
+        "manifest.yaml student.init.from_teacher:",
+        ["needs layers, encoder_layers or config"],
+    ),
+    "an encoder where there is none": (
+        {"student.init": {"from_teacher": {"encoder_layers": 1}}},
+        "student.init.from_teacher.encoder_layers: 1:",
+        ["a llama has no encoder: remove it"],
+    ),
+    "a student of another kind than its teacher": (
+        {"student.init": {"from_teacher": {"layers": 1, "config": {"model_type": "gpt2"}}}},
+        "student.init.from_teacher.config.model_type: 'gpt2':",
+        ["the teacher is a llama", "leave it out"],
+    ),
+    "half a head": (
+        {"student.init": {"from_teacher": {"config": {"head_dim": 16}}}},
+        "student.init.from_teacher.config: {'head_dim': 16}:",
+        ["its heads would be 16 wide, and the teacher's are 32 wide"],
+    ),
+    "a student that knows fewer tokens than its tokenizer": (
+        {"student.init": {"from_teacher": {"layers": 1, "config": {"vocab_size": 300}}}},
+        "student.init:",
+        ["the model knows 300 tokens, the tokenizer 400: make them one"],
+    ),
+    "a student of no known type": (
+        {"student.init": {"config": {"model_type": "lama"}}},
+        "student.init.config: 'lama':",
+        ["is refused"],
+    ),
+    "a student that writes no text": (
+        {"student.init": {"config": {"model_type": "vit"}}},
+        "student.init.config: 'vit':",
+        ["writes no text: take a language model"],
+    ),
+    "a checkpoint that is not there": (
+        {"student.init": {"model": "./no-model"}},
+        "tokenizer: '{cwd}/no-model':",
+        ["no such folder"],
+    ),
+    "a student that lacks the first token": (
+        {
+            "generate.first_token": "<sep>",
+            "student.init": {
+                "from_teacher": {"layers": 1},
+                "tokenizer": {
+                    "train": {"vocab_size": 300, "special_tokens": ["<pad>", "<s>", "</s>"]}
+                },
+            },
+        },
+        "generate.first_token: '<sep>':",
+        ["is no token of the student's"],
+    ),
     "a configuration of no type": (
         {"student.init": {"config": {"hidden_size": 8}}},
         "manifest.yaml student.init:",

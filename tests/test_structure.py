@@ -16,6 +16,7 @@ FACTORY = [
     "progress", "prompting",
     "prompting.turns", "sources", "exchange", "exchange.candidates", "models",
     "prompting.encoding", "prompting.tokenizing", "prompting.tokens", "prompting.template",
+    "architecture",
     "prompting.chat", "prompting.prompts", "distributions", "distributions.logits",
     "distributions.toplists", "query", "query.catalog", "query.fence", "query.looks",
     "query.tables", "looking", "looking.panels", "metrics", "cards", "cards.markdown",
@@ -43,15 +44,16 @@ FACTORY = [
 STUDENT = [
     "student",
     "entry", "schedule", "logprobs", "objectives", "scores",
-    "checkpoints", "log", "initialise", "tokenizers", "rows", "dataset", "batches", "plan",
-    "prepare",
+    "checkpoints", "log", "copying", "initialise", "tokenizers", "rows", "dataset",
+    "batches", "plan", "prepare",
     "validation", "trainer", "train",
     "systems", "decode", "evaluate",
 ]  # fmt: skip
 
 # What the student may know of the factory: its plumbing, and what both sides must agree on.
 SHARED = {
-    "errors", "files", "schemas", "decoding", "models", "manifest", "training", "records", "shards",
+    "errors", "files", "schemas", "decoding", "models", "manifest", "training", "architecture",
+    "records", "shards",
     "progress", "prompting.tokenizing", "prompting.prompts", "query.catalog", "query.fence",
     "engines", "engines.base", "generation.responses", "metrics",
 }  # fmt: skip

@@ -26,7 +26,7 @@ from factory.generation.queue import Portion
 from factory.generation.recheck import TOLERANCES, Agreement, agreement, require_agreement
 from factory.generation.sitting import freeze_plan, sit
 from factory.manifest import Manifest
-from factory.prompting.tokenizing import encode_targets, load_tokenizer
+from factory.prompting.tokenizing import encode_targets, load_tokenizer, target_start
 from factory.query.catalog import Connection, connect, parquet, portions, quoted
 from factory.records import FileRecord, RunDirectory
 from factory.schemas import SAMPLES, STORED_LOGITS
@@ -107,12 +107,18 @@ class Scoring:
         self._run, self._manifest = run, manifest
         self._teacher = teacher_of(manifest)
         self._tokenizer = load_tokenizer(self._teacher.model, self._teacher.revision)
+        first = manifest.generate.first_token
+        self._start = target_start(
+            self._tokenizer, first, self._teacher.model, self._teacher.revision
+        )
         self._signature = signature(run, manifest, key)
         self.replicas = self._teacher.replicas
 
     def request(self, key: str, row: dict[str, Any]) -> Request:
         """The request of one target: stored ids as they are, words encoded."""
-        target = row["target_ids"] or encode_targets(self._tokenizer, [row["target"]])[0]
+        target = row["target_ids"]
+        if not target:
+            target = encode_targets(self._tokenizer, [row["target"]], self._start)[0]
         place = f"capture {row['sample_id']} {row['origin']}"
         capture_seed = draw_seed(self._manifest.seed, place, row["rank"])
         return Request(

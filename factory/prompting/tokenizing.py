@@ -51,6 +51,34 @@ def first_token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
     return int(found)
 
 
+def target_start(
+    tokenizer: PreTrainedTokenizerFast,
+    first_token: str | None,
+    model: str,
+    revision: str | None = None,
+) -> int | None:
+    """The id that every target begins with: `generate.first_token`, or what the model forces.
+
+    A target that was not decoded, such as gold, needs it as much as one that was. Checkpoints of
+    encoder–decoders may force one themselves (`forced_bos_token_id`), as BART's and mBART's do.
+
+    Raises:
+        ManifestError: the tokenizer has no such token.
+    """
+    if first_token is not None:
+        return first_token_id(tokenizer, first_token)
+    from transformers import AutoConfig, GenerationConfig
+
+    config = AutoConfig.from_pretrained(model, revision=revision)
+    if not config.is_encoder_decoder:
+        return None
+    try:
+        told = GenerationConfig.from_pretrained(model, revision=revision)
+    except OSError:  # older checkpoints tell it in their configuration
+        told = GenerationConfig.from_model_config(config)
+    return None if told.forced_bos_token_id is None else int(told.forced_bos_token_id)
+
+
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     """Digest of what decides how text becomes ids: vocabulary, merges, added and end tokens.
 
@@ -65,8 +93,12 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def encode_targets(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
+def encode_targets(
+    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], start: int | None = None
+) -> list[list[int]]:
     """Token ids of each text, special tokens not parsed, the end token appended.
+
+    `start` is put before each, where targets begin with a forced token (`target_start`).
 
     Added tokens that are not special, such as <think>, are read as the tokens they are: unlike a
     prompt's text, which somebody else wrote, a target is what the student is to write, and the ids
@@ -84,7 +116,8 @@ def encode_targets(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> 
     )["input_ids"]
     sequences = [list(ids) for ids in encoded]
     _spell_out_special(tokenizer, texts, sequences)
-    return [[*ids, int(tokenizer.eos_token_id)] for ids in sequences]
+    begin = [] if start is None else [start]
+    return [[*begin, *ids, int(tokenizer.eos_token_id)] for ids in sequences]
 
 
 def _spell_out_special(

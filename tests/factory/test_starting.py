@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from factory.checking import check_manifest
 from factory.errors import RunError
 from factory.reading import load_manifest
 from factory.starting import start
+from tests.models import manifest_tree, write_manifest_file
 
 
 def test_what_it_writes_is_right(tmp_path: Path) -> None:
@@ -53,3 +55,18 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is not empty: name a new folder"):
         start(tmp_path / "mine.txt")
     assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_a_student_larger_than_its_teacher_is_a_warning(tmp_path: Path, tiny_llama: Path) -> None:
+    init: dict[str, Any] = {"from_teacher": {"layers": 2, "config": {"intermediate_size": 65}}}
+    tree = manifest_tree(tmp_path, tiny_llama)
+    tree["student"]["init"] = init
+    manifest = write_manifest_file(tmp_path / "manifest.yaml", tree)
+    figures = check_manifest(load_manifest(manifest))
+    wider = 2 * 3 * 32  # two layers, three matrices, a row of the hidden width more
+    sizes = re.findall(r"[\d,]+", figures["warning"])
+    student, teacher = (int(size.replace(",", "")) for size in sizes if size != ",")
+    assert student - teacher == wider
+    init["from_teacher"]["config"] = {"intermediate_size": 64}
+    write_manifest_file(manifest, tree)
+    assert "warning" not in check_manifest(load_manifest(manifest))

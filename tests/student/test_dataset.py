@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,19 @@ def test_stored_ids_are_trained_on_verbatim(run: RunDirectory, teacher: Path):
         assert rows.row(i)["prompt_ids"].tolist() == prompts[i]["prompt_ids"]
     assert record.target_tokens == sum(len(row["token_ids"]) for row in stored)
     assert record.prompt_tokens == sum(rows.prompt_lengths)
+
+
+def test_gold_begins_with_a_forced_first_token(run: RunDirectory, teacher: Path):
+    plain, start = same(teacher), 3
+    bare = [made(run, plain, "gold", CE)[1].row(i)["target_ids"].tolist() for i in range(20)]
+    forced, rows = made(run, replace(plain, start=start), "gold", CE)
+    assert [rows.row(i)["target_ids"].tolist() for i in range(20)] == [
+        [start, *ids] for ids in bare
+    ]
+    stored, _ = made(run, plain, "pseudolabels", CE)
+    verbatim, _ = made(run, replace(plain, start=start), "pseudolabels", CE)
+    assert verbatim.target_tokens == stored.target_tokens
+    assert forced.target_tokens == sum(map(len, bare)) + 20
 
 
 @pytest.mark.parametrize("capture", ["top_k", "top_p", "sampled"])

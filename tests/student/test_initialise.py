@@ -9,10 +9,11 @@ import pytest
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
+from factory.architecture import spaced_layers
 from factory.errors import ManifestError, RunError
 from factory.manifest import Manifest
 from factory.prompting.tokenizing import load_tokenizer
-from student.initialise import count_parameters, initialise, load, parameters_of, spaced_layers
+from student.initialise import count_parameters, initialise, load, parameters_of
 from tests.student.tiny import save_teacher
 
 TABLE = [  # methods.md, section 3

@@ -183,6 +183,36 @@ def kill_after_checkpoint(run: RunDirectory, step: int) -> None:
             time.sleep(0.005)
 
 
+def test_a_student_cut_from_its_teacher_may_speak_another_tokenizer(tmp_path: Path):
+    """From text alone, with chosen layers, narrower, and the tokens that both have."""
+    teacher = save_teacher(tmp_path / "teacher")
+    part = {"layers": [0, 2], "config": {"hidden_size": 16, "intermediate_size": 32}}
+    part["config"] |= {"num_attention_heads": 1, "num_key_value_heads": 1}
+    tokenizer = {"train": {"vocab_size": 300}}
+    stages = [{**stage, "objective": {"ce": 1.0}, "epochs": 2} for stage in STUDENT["stages"]]
+    init = {"from_teacher": part, "tokenizer": tokenizer}
+    run = student_run(tmp_path / "run", teacher, {"init": init, "stages": stages})
+    prepared = start_prepare(run)
+    assert prepared.returncode == 0, prepared.stderr
+    assert "warning" not in prepared.stderr
+    copied = read_json(run.path("student", "init", "copied.json"))
+    assert copied["layers"] == [0, 2]
+    assert copied["tensors"]["model.embed_tokens.weight"]["rows"]
+    assert copied["tensors"]["model.layers.1.mlp.up_proj.weight"] == {
+        "teacher": "model.layers.2.mlp.up_proj.weight",
+        "shape": [32, 16],
+        "rows": False,
+        "parts": 1,
+    }
+    record = read_json(run.path("student", "init", "init.json"))
+    assert not record["same_tokenizer"]
+    assert 0 < record["copied_parameters"] <= record["parameters"]
+    done = launch(run)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [stage["copied_layers"] for stage in run.stage_records()] == [[0, 2]] * 2
+    assert losses(run, "gold")[-1] < losses(run, "pseudolabel")[0]
+
+
 @pytest.mark.slow
 def test_finished_stages_are_not_done_again(trained: RunDirectory):
     run = copy(trained, "again")

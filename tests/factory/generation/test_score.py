@@ -94,6 +94,18 @@ def test_stored_distributions_are_those_of_a_forward_pass(
     assert verify(run)["problems"] == []
 
 
+def test_gold_is_scored_with_the_forced_first_token(manifest, tiny_llama, tmp_path):
+    settings = ("score.targets=[gold]", "generate.first_token=<sep>")
+    run = scored(tmp_path / "run", manifest, *settings)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    texts = dict(pairs(12))
+    found = rows(run.root, LOGITS)
+    assert len(found) == 6
+    for _, source, _, _, _, _, ids, *_ in found:
+        told = tokenizer(texts[source], add_special_tokens=False).input_ids
+        assert ids == [tokenizer.sep_token_id, *told, tokenizer.eos_token_id]
+
+
 def test_gold_out_of_sight_is_not_scored(manifest, tmp_path):
     run = scored(tmp_path / "run", manifest, "score.targets=[gold]")
     hidden = "SELECT sample_id FROM samples WHERE NOT gold_visible"

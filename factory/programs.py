@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,17 @@ def check_programs(programs: Mapping[str, Program]) -> None:
 
 
 def program_files(program: Program) -> dict[str, str]:
-    """The files that a command names, and the SHA-256 of each, cut to 12 digits."""
-    words = {word: _folder(program) / word for word in shlex.split(program.command)[1:]}
-    return {word: file_digest(path)[:DIGITS] for word, path in words.items() if path.is_file()}
+    """The files that a command names, and the SHA-256 of each, cut to 12 digits.
+
+    An interpreter or another installed program is none of them.
+    """
+    first, *words = shlex.split(program.command)
+    if "/" in first and not os.path.isabs(first):
+        words.append(first)
+    paths = {word: _folder(program) / word for word in words}
+    # A word may be longer than a path can be: Path.is_file would raise.
+    found = {word: path for word, path in paths.items() if os.path.isfile(path)}
+    return {word: file_digest(path)[:DIGITS] for word, path in found.items()}
 
 
 def program_signature(program: Program) -> str:
@@ -66,6 +75,7 @@ def run_program(name: str, program: Program, rows: Iterable[Mapping[str, Any]]) 
     try:
         out, err = process.communicate(lines.encode(), timeout=program.timeout)
     except subprocess.TimeoutExpired:
+        _kill(process)
         raise _failed(name, program, f"took more than {program.timeout:g} s", b"") from None
     finally:
         _end(process)
@@ -94,13 +104,19 @@ def _start(name: str, program: Program) -> subprocess.Popen[bytes]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a command that is still at work, and what it started; its pipes are closed."""
+    """End a command that is still at work, and close its pipes."""
     if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        _kill(process)
     for pipe in (process.stdin, process.stdout, process.stderr):
         if pipe:
             pipe.close()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a command and what it started: something may hold its output when it is gone itself."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _failed(name: str, program: Program, what: str, err: bytes) -> StepFailed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from factory.evaluation import Program
@@ -12,6 +13,7 @@ from factory.metrics import METRICS, interval
 from factory.programs import program_signature, run_program
 
 PROGRAM_READS = ("sample_id", "source", "prediction", "reference")
+WHOLE = slice(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,38 +53,35 @@ def scores(
     Raises:
         StepFailed: a command gave no number.
     """
-    place = {"system": texts.system, "stage": texts.stage, "split": texts.split}
+    where = {"system": texts.system, "stage": texts.stage, "split": texts.split}
     for name, program in metrics.items():
+        measure = partial(_measured, texts, name)
+        if program is not None:
+            measure = partial(_asked, texts, name, program, program_signature(program))
         for fold, cut in _cuts(len(texts.hypotheses), folds):
-            told = (
-                _measured(texts, name, cut, fold is None)
-                if program is None
-                else _asked(texts, name, cut, program)
-            )
-            yield {**place, "metric": name, "fold": fold, **told}
+            yield {**where, "metric": name, "fold": fold, **measure(cut)}
 
 
 def _cuts(rows: int, folds: int) -> Iterator[tuple[int | None, slice]]:
     """The whole, then every fold that holds a row."""
-    yield None, slice(None)
+    yield None, WHOLE
     bounds = fold_bounds(rows, folds) if folds else []
     for fold, (first, last) in enumerate(itertools.pairwise(bounds)):
         if last > first:
             yield fold, slice(first, last)
 
 
-def _measured(texts: Texts, name: str, cut: slice, whole: bool) -> dict[str, Any]:
+def _measured(texts: Texts, name: str, cut: slice) -> dict[str, Any]:
     metric = METRICS[name]()
     hypotheses, references = list(texts.hypotheses[cut]), list(texts.references[cut])
     score = float(metric.corpus_score(hypotheses, [references]).score)
-    low, high = interval(metric, hypotheses, references) if whole else (None, None)
+    low, high = interval(metric, hypotheses, references) if cut is WHOLE else (None, None)
     signature = str(metric.get_signature())
     return {"score": score, "ci_low": low, "ci_high": high, "signature": signature}
 
 
-def _asked(texts: Texts, name: str, cut: slice, program: Program) -> dict[str, Any]:
+def _asked(texts: Texts, name: str, program: Program, signature: str, cut: slice) -> dict[str, Any]:
     columns = (texts.ids, texts.sources, texts.hypotheses, texts.references)
     rows = zip(*(column[cut] for column in columns), strict=True)
     score = run_program(name, program, (dict(zip(PROGRAM_READS, r, strict=True)) for r in rows))
-    signature = program_signature(program)
     return {"score": score, "ci_low": None, "ci_high": None, "signature": signature}

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.metrics import METRICS, interval, paired
+from factory.evaluation import MEASURES
+from factory.metrics import LOWER_IS_BETTER, METRICS, interval, paired
 from factory.overlap import ExactMatch, Rouge, longest_common, words
 
 # From the tests of the package rouge-score (google-research/rouge, Apache 2.0): the first eight of
@@ -140,3 +141,8 @@ def test_a_signature_says_what_is_counted():
         metric = METRICS[name]()
         metric.corpus_score(SAID, [GOLD])
         assert told in str(metric.get_signature())
+
+
+def test_what_a_manifest_may_name_is_what_there_is():
+    assert tuple(METRICS) == MEASURES
+    assert set(METRICS) > LOWER_IS_BETTER

@@ -13,7 +13,7 @@ import pytest
 
 from factory.errors import ManifestError, StepFailed
 from factory.evaluation import Program
-from factory.programs import check_programs, program_signature, run_program
+from factory.programs import check_programs, program_files, program_signature, run_program
 
 ROWS = [
     {"sample_id": "a", "source": "x", "prediction": "été\u2028", "reference": "y z"},
@@ -66,9 +66,11 @@ def test_a_command_that_gives_no_number_is_one_line(code, what):
     assert "\n" not in told
 
 
-def test_a_command_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path):
+@pytest.mark.parametrize("then", ["wait", "echo 1"])
+def test_a_command_that_hangs_is_ended_with_all_that_it_started(then: str, tmp_path: Path):
+    """It waits itself, or has gone and left something that holds its output."""
     started = tmp_path / "started"
-    command = f"sleep 600 & echo $! > {shlex.quote(str(started))}; wait"
+    command = f"sleep 600 & echo $! > {shlex.quote(str(started))}; {then}"
     began = time.monotonic()
     with pytest.raises(StepFailed, match=r"took more than 0\.5 s$"):
         run_program("own", Program(command=command, shell=True, timeout=0.5), ROWS)
@@ -95,6 +97,19 @@ def test_a_command_starts_in_its_folder_and_its_files_are_in_its_signature(tmp_p
     assert program_signature(program) == f"command:{program.command}|score.py:{digest}"
     script.write_text("print(43)\n")
     assert digest not in program_signature(program)
+
+
+def test_a_script_is_a_file_of_the_command_and_an_interpreter_is_none(tmp_path: Path):
+    (tmp_path / "score").write_text("#!/bin/sh\necho 1\n")
+    (tmp_path / "python").write_text("a name like a program's")
+    named = {
+        "./score": {"./score"},
+        "python score": {"score"},
+        f"{sys.executable} -c {'1;' * 400}": set(),
+        "cat score ./python": {"score", "./python"},
+    }
+    for command, files in named.items():
+        assert set(program_files(Program(command=command, folder=str(tmp_path)))) == files
 
 
 WRONG = {

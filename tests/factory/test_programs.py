@@ -13,7 +13,11 @@ import pytest
 
 from factory.errors import ManifestError, StepFailed
 from factory.evaluation import Program
+from factory.manifest import Prompt
 from factory.programs import check_programs, program_files, program_signature, run_program
+from factory.prompting.prompts import Prompter
+from factory.steps import Plan, evaluate_key
+from tests.runs import make_run
 
 ROWS = [
     {"sample_id": "a", "source": "x", "prediction": "été\u2028", "reference": "y z"},
@@ -110,6 +114,18 @@ def test_a_script_is_a_file_of_the_command_and_an_interpreter_is_none(tmp_path: 
     }
     for command, files in named.items():
         assert set(program_files(Program(command=command, folder=str(tmp_path)))) == files
+
+
+def test_a_script_that_changes_is_asked_anew(tmp_path: Path):
+    script = tmp_path / "score.py"
+    script.write_text("print(1)")
+    own = {"own": {"command": "python score.py", "folder": str(tmp_path)}}
+    run = make_run(tmp_path / "run", evaluate={"metrics": [own]})
+    plan = Plan(run.manifest(), None, Prompter(None, Prompt(template="{source}")), None)
+    before = evaluate_key(plan, run)
+    assert evaluate_key(plan, run) == before
+    script.write_text("print(2)")
+    assert evaluate_key(plan, run) != before
 
 
 WRONG = {

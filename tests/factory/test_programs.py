@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -70,17 +71,24 @@ def test_a_command_that_gives_no_number_is_one_line(code, what):
     assert "\n" not in told
 
 
+def state_of(process: int) -> str:
+    """The letter that the kernel has for it."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    return "gone"
+
+
+@pytest.mark.timeout(60)  # what it started would sleep for ten minutes
 @pytest.mark.parametrize("then", ["wait", "echo 1"])
 def test_a_command_that_hangs_is_ended_with_all_that_it_started(then: str, tmp_path: Path):
     """It waits itself, or has gone and left something that holds its output."""
     started = tmp_path / "started"
     command = f"sleep 600 & echo $! > {shlex.quote(str(started))}; {then}"
-    began = time.monotonic()
-    with pytest.raises(StepFailed, match=r"took more than 0\.5 s$"):
-        run_program("own", Program(command=command, shell=True, timeout=0.5), ROWS)
-    assert time.monotonic() - began < 60
-    stat = Path("/proc", started.read_text().strip(), "stat")
-    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+    with pytest.raises(StepFailed, match=r"took more than 2 s$"):
+        run_program("own", Program(command=command, shell=True, timeout=2), ROWS)
+    child = int(started.read_text())
+    while state_of(child) not in ("gone", "Z"):  # killed, and the kernel may take its time
+        time.sleep(0.01)
 
 
 def test_no_shell_stands_between_unless_asked_for(tmp_path: Path):

@@ -1,22 +1,36 @@
-"""SacreBLEU's metrics: the interval of a score, and whether two systems differ by chance."""
+"""Metrics of texts: the interval of a score, and whether two systems differ by chance."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 import numpy as np
+from sacrebleu.metrics.base import Metric
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
+from sacrebleu.metrics.ter import TER
 from sacrebleu.significance import PairedTest, Result, estimate_ci
 
-METRICS: dict[str, type[BLEU] | type[CHRF]] = {"bleu": BLEU, "chrf": CHRF}
+from factory.overlap import ExactMatch, Rouge
+
+METRICS: dict[str, Callable[[], Metric]] = {
+    "bleu": BLEU,
+    "chrf": CHRF,
+    "ter": TER,
+    "rouge1": partial(Rouge, "1"),
+    "rouge2": partial(Rouge, "2"),
+    "rougeL": partial(Rouge, "L"),
+    "exact_match": ExactMatch,
+}
+LOWER_IS_BETTER = frozenset({"ter"})
 RESAMPLES = 1000
 SEED = 12345  # sacreBLEU's own
 
 
 def interval(
-    metric: BLEU | CHRF, hypotheses: Sequence[str], references: Sequence[str]
+    metric: Metric, hypotheses: Sequence[str], references: Sequence[str]
 ) -> tuple[float, float]:
     """What `corpus_score(…, n_bootstrap=1000)` finds, draws included, row by row.
 
@@ -29,7 +43,7 @@ def interval(
     draws = random.choice(len(stacked), size=(RESAMPLES, len(stacked)), replace=True)
     found = [metric._compute_score_from_stats(stacked[draw].sum(0)).score for draw in draws]
     middle, half = estimate_ci(np.asarray(found, dtype=np.float64))
-    metric.n_bootstrap, metric.seed = RESAMPLES, str(SEED)  # for the signature
+    vars(metric).update(n_bootstrap=RESAMPLES, seed=str(SEED))  # for the signature
     return float(middle - half), float(middle + half)
 
 

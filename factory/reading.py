@@ -205,9 +205,18 @@ def _make_absolute(tree: dict[str, Any], base: Path, columns: frozenset[str] = f
             parents, _, last = dotted.rpartition(".")
             if isinstance(node := _at(tree, parents), dict):
                 make_absolute(node, last, base)
+    _make_listed_absolute(tree, base)
+
+
+def _make_listed_absolute(tree: dict[str, Any], base: Path) -> None:
+    """Files of rules, and the folders that metrics' commands start in: by default, the base."""
     for container, index, _ in _walk({"rules": _at(tree, "judge.rules")}, ""):
         if index == "file":
             _absolute(container, index, base)
+    for container, index, _ in _walk({"metrics": _at(tree, "evaluate.metrics")}, ""):
+        if index == "command":
+            container.setdefault("folder", ".")
+            _absolute(container, "folder", base)
 
 
 def _make_data_absolute(data: dict[str, Any], base: Path, columns: frozenset[str]) -> None:
@@ -291,10 +300,9 @@ def _is_union_tag(part: Any) -> bool:
 def _nearest_key(location: list[Any]) -> str:
     model: Any = Manifest
     for part in location[:-1]:
-        if isinstance(part, int):
-            continue
-        field = model.model_fields.get(part)
-        model = _model_of(field.annotation) if field else None
+        if isinstance(part, int) or part not in model.model_fields:
+            continue  # a place in a list, or a name of the user's own
+        model = _model_of(model.model_fields[part].annotation)
         if model is None:
             return "remove it"
     return nearest(str(location[-1]), model.model_fields)

@@ -18,6 +18,7 @@ from factory.judging.signals import check_signals, signal_keys
 from factory.judging.verdicts import Ruling
 from factory.manifest import Manifest
 from factory.models import ModelFacts, model_facts
+from factory.programs import check_programs, program_files
 from factory.prompting.prompts import Prompter
 from factory.prompting.tokenizing import first_token_id, load_tokenizer, tokenizer_fingerprint
 from factory.records import RunDirectory
@@ -74,6 +75,7 @@ def make_plan(manifest: Manifest, limit: int = 0) -> Plan:
     """
     Ruling.of(manifest)
     check_signals(manifest)
+    check_programs(manifest.evaluate.programs())
     _check_targets(manifest)
     if manifest.candidates_from:
         RunDirectory.existing(Path(manifest.candidates_from))
@@ -254,7 +256,10 @@ def evaluate_key(plan: Plan, run: RunDirectory) -> str:
     fingerprint = plan.teacher.fingerprint if plan.teacher else None
     trained = run.step("train").get("key")
     settings = manifest.evaluate.model_dump(mode="json")
-    return digest([settings, decoding, fingerprint, trained, run.step("samples").get("key")])
+    samples = run.step("samples").get("key")
+    programs = manifest.evaluate.programs().values()
+    files = [program_files(program) for program in programs]
+    return digest([settings, decoding, fingerprint, trained, samples, *files])
 
 
 def card_key(plan: Plan, run: RunDirectory) -> str:

@@ -24,7 +24,7 @@ from student.scores import Texts, scores
 from student.systems import System, system
 
 TEXTS = """
-    SELECT coalesce(p.text, ''), s.gold
+    SELECT coalesce(p.text, ''), s.gold, s.source, s.sample_id
     FROM texts p JOIN samples s USING (sample_id)
     WHERE s.gold IS NOT NULL
     ORDER BY md5(s.sample_id), s.sample_id
@@ -37,16 +37,17 @@ def evaluate(run: RunDirectory, key: str) -> None:
 
     Raises:
         RunError: a split has no gold, or a system is missing.
-        StepFailed: a decoding process died.
+        StepFailed: a decoding process died, or a metric's command gave no number.
     """
     began = time.monotonic()
     manifest = run.manifest()
+    metrics = manifest.evaluate.named_metrics()
     records = {asked.name: _decoded(run, asked) for asked in _systems(run, manifest)}
     rows = [
         row
         for name, record in records.items()
         for texts in _texts(run, name, record)
-        for row in scores(texts, manifest.evaluate.metrics, manifest.evaluate.folds)
+        for row in scores(texts, metrics, manifest.evaluate.folds)
     ]
     table = pa.Table.from_pylist(rows, schema=EVALS)
     path = run.path("evals.parquet")
@@ -82,12 +83,11 @@ def _texts(run: RunDirectory, name: str, record: dict[str, Any]) -> Iterator[Tex
         split = path.stem.removeprefix(f"{name}-")
         with connect(run) as connection:
             connection.register("texts", pq.read_table(path))
-            pairs = connection.execute(TEXTS).fetchall()
-        if not pairs:
+            rows = connection.execute(TEXTS).fetchall()
+        if not rows:
             remedy = f"the {split} split has no gold: give data.{split}.target"
             raise RunError("evaluate.splits", split, remedy)
-        hypotheses, references = zip(*pairs, strict=True)
-        yield Texts(name, record["stage"], split, hypotheses, references)
+        yield Texts(name, record["stage"], split, *zip(*rows, strict=True))
 
 
 if __name__ == "__main__":

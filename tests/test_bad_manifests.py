@@ -15,6 +15,7 @@ import pytest
 from factory import cli
 from tests.mistakes import MANIFESTS, REMOVED, SETTINGS, SOURCES, TEXTS, Edits
 from tests.mistakes_of_decoding import DECODINGS
+from tests.mistakes_of_evaluating import EVALUATIONS
 from tests.mistakes_of_judging import JUDGINGS
 from tests.models import manifest_tree, write_corpus, write_manifest_file
 
@@ -97,7 +98,7 @@ def without_an_accelerator() -> Iterator[None]:
         yield
 
 
-EDITED = MANIFESTS | DECODINGS | JUDGINGS
+EDITED = MANIFESTS | DECODINGS | JUDGINGS | EVALUATIONS
 
 
 @pytest.mark.parametrize("name", EDITED)

@@ -19,7 +19,8 @@ FACTORY = [
     "architecture",
     "prompting.chat", "prompting.prompts", "distributions", "distributions.logits",
     "distributions.toplists", "query", "query.catalog", "query.fence", "query.looks",
-    "query.tables", "looking", "looking.panels", "metrics", "cards", "cards.markdown",
+    "query.tables", "looking", "looking.panels", "overlap", "metrics", "programs", "cards",
+    "cards.markdown",
     "engines.base", "engines.conversion", "engines.ctranslate2", "engines.steering",
     "engines.decoder", "engines.drawing", "engines.scoring", "engines.transformers",
     "engines.rollouts", "engines.arrays", "engines.vllm", "engines", "judging",
@@ -55,7 +56,7 @@ SHARED = {
     "errors", "files", "schemas", "decoding", "models", "manifest", "training", "architecture",
     "records", "shards",
     "progress", "prompting.tokenizing", "prompting.prompts", "query.catalog", "query.fence",
-    "engines", "engines.base", "generation.responses", "metrics",
+    "engines", "engines.base", "generation.responses", "metrics", "evaluation", "programs",
 }  # fmt: skip
 
 ONE_DOOR = {"vllm", "ctranslate2", "deepspeed"}

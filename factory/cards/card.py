@@ -35,7 +35,7 @@ OURS = (  # keys of the front matter that are never a person's own
     "tags",
 )
 UNCHECKED = ("steps",)  # times and versions, of the moment the card was written
-PATHS = frozenset({"path", "source", "target", "root", "model", "candidates_from"})
+PATHS = frozenset({"path", "source", "target", "root", "model", "candidates_from", "folder"})
 # The step that decodes checks itself; what it cannot check, the step that scores does.
 CHECKED = ("generate", "score")
 STORING = {"decoding", "max_new_tokens", "shard_size", "window", "check"}

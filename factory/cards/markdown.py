@@ -30,6 +30,11 @@ def number(value: float | None, digits: int = 2) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
 
 
+def score_digits(score: float) -> int:
+    """Decimals of a score: two, and four where it lies between 0 and 1."""
+    return 4 if 0 < abs(score) < 1 else 2
+
+
 def small(value: float) -> str:
     """A figure that may be far below one: two digits that count."""
     return f"{value:.2g}"

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from factory.errors import RunError, nearest
 from factory.looking.viewing import fetch
-from factory.metrics import paired
+from factory.metrics import LOWER_IS_BETTER, METRICS, paired
 from factory.query.catalog import connect, shipped_sql
 from factory.records import STEPS, RunDirectory
 
@@ -57,8 +57,9 @@ def compare(
         `scores`: a row for each run, system, stage, split and metric: `run`, `system`, `stage`
             (None for a teacher), `split`, `metric`, `score`, `ci_low` and `ci_high` (95 %,
             bootstrap), `reference` (`run/system` compared with, None where nothing is),
-            `difference` (score minus the reference's), `p_value` (`metrics.paired`), `signature`,
-            `test_signature`, `parameters`, `tokens_per_second` (decoding).
+            `difference` (score minus the reference's), `lower_is_better` (None of a command's
+            number), `p_value` (`metrics.paired`; None of a command's number, which cannot be
+            resampled), `signature`, `test_signature`, `parameters`, `tokens_per_second` (decoding).
         `runs`: a row for each run: `run`, `path`, `teacher`, `student_parameters`,
             `teacher_parameters`, `teacher_tokens` (generated), `trained_tokens` (target tokens
             over all epochs), `pseudolabels` and `gold` (rows trained on), `stages` (rows: `stage`,
@@ -121,7 +122,11 @@ def _scores(side: Side, base: Side, against: str | None, notes: list[str]) -> It
             notes.append(f"{side.name}: {row['system']}, {row['split']}: not compared: {missing}")
         elif side is not base or reference is not row:
             compared = _compared(side, row, base, reference, notes)
-        yield {"run": side.name, **row, **UNPAIRED, **compared}
+        yield {"run": side.name, **row, "lower_is_better": _lower(row), **UNPAIRED, **compared}
+
+
+def _lower(row: Row) -> bool | None:
+    return row["metric"] in LOWER_IS_BETTER if row["metric"] in METRICS else None
 
 
 def _reference(row: Row, base: Side, system: str) -> Row | None:
@@ -140,7 +145,8 @@ def _compared(side: Side, row: Row, base: Side, reference: Row, notes: list[str]
         notes.append(f"{head}: not compared with {against}: {why}")
         return {}
     texts = (ours["text"].to_pylist(), theirs["text"].to_pylist(), ours["gold"].to_pylist())
-    p_value, signature = paired(row["metric"], *texts)
+    resampled = row["metric"] in METRICS
+    p_value, signature = paired(row["metric"], *texts) if resampled else (None, None)
     return {
         "reference": against,
         "difference": row["score"] - reference["score"],

@@ -10,7 +10,7 @@ from rich.console import Group, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from factory.cards.markdown import number, table
+from factory.cards.markdown import number, score_digits, table
 from factory.query.tables import plain
 from factory.records import STEPS
 
@@ -19,6 +19,7 @@ LEGEND = (
     "size: parameters; differences: to {}; intervals and p: bootstrap, 1,000 resamples, p paired"
     " and not corrected for the number of comparisons"
 )
+LOWER = "↓: lower is better"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,13 @@ def sheets(facts: Facts) -> Iterator[Sheet]:
 def _lines(facts: Facts) -> list[str]:
     against = f"{facts['against'] or 'the same system'} of {facts['baseline']}"
     legend = [LEGEND.format(against)] if any(row["reference"] for row in facts["scores"]) else []
-    return [*facts["notes"], *legend, *sorted({row["signature"] for row in facts["scores"]})]
+    lower = [LOWER] if any(row["lower_is_better"] for row in facts["scores"]) else []
+    return [
+        *facts["notes"],
+        *legend,
+        *lower,
+        *sorted({row["signature"] for row in facts["scores"]}),
+    ]
 
 
 def _scores(rows: Iterable[Facts]) -> Sheet:
@@ -70,11 +77,12 @@ def _scores(rows: Iterable[Facts]) -> Sheet:
 def _score(row: Facts) -> list[str]:
     system = row["system"] if row["stage"] is None else f"{row['system']} {row['stage']}"
     low, high = row["ci_low"], row["ci_high"]
-    spread = "" if low is None or high is None else f" ± {(high - low) / 2:.2f}"
-    apart = "–" if row["difference"] is None else f"{row['difference']:+.2f}"
+    digits = score_digits(row["score"])
+    spread = "" if low is None or high is None else f" ± {(high - low) / 2:.{digits}f}"
+    apart = "–" if row["difference"] is None else f"{row['difference']:+.{digits}f}"
     chance = "–" if row["p_value"] is None else f"{row['p_value']:.3f}"
-    measure = f"{row['split']} {row['metric']}"
-    return [row["run"], system, measure, number(row["score"]) + spread, apart, chance]
+    measure = f"{row['split']} {row['metric']}{' ↓' if row['lower_is_better'] else ''}"
+    return [row["run"], system, measure, number(row["score"], digits) + spread, apart, chance]
 
 
 def _used(runs: Iterable[Facts]) -> Sheet:

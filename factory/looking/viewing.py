@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
+from factory.cards.markdown import score_digits
 from factory.files import shipped
 from factory.looking.panels import filled
 from factory.query.catalog import Connection, connect
@@ -76,7 +77,7 @@ def show_scores(scores: Iterable[Facts]) -> Table:
     numbers = ("score", "fold_mean", "fold_sd")
     columns = ("system", "stage", "split", "metric", *numbers)
     rounded = [
-        row | {name: f"{row[name]:.2f}" for name in numbers if row[name] is not None}
+        row | {n: f"{row[n]:.{score_digits(row['score'])}f}" for n in numbers if row[n] is not None}
         for row in scores
     ]
     return filled("scores", rounded, columns)

@@ -26,6 +26,7 @@ BAR = 28  # pixels a category
 # Ticks: counts in full up to ten thousand, other numbers with the digits that count.
 COUNTS = "abs(datum.value) < 1e4 ? format(datum.value, ',') : format(datum.value, '.3~s')"
 NUMBERS = "format(datum.value, ',.4~g')"
+TENS = 10.0  # a metric of smaller scores is told to three digits that count
 POWERS = [10.0**power for power in range(-9, 1)]
 
 
@@ -154,6 +155,7 @@ def scores(rows: Sequence[Facts], title: str) -> Spec:
             the scores of parts, drawn as small ticks.
         title: what was measured.
     """
+    digits = ".1f" if max(abs(row["score"]) for row in rows) >= TENS else ".3~g"
 
     def x(field: str) -> alt.X:
         room = alt.Scale(zero=False, padding=14)
@@ -171,7 +173,7 @@ def scores(rows: Sequence[Facts], title: str) -> Spec:
     dot = coloured.mark_point(filled=True, size=110, opacity=1)
     layers.append(dot.encode(x=x("score"), tooltip=_tips(rows)))
     number = base.mark_text(dy=-13, fontWeight=600)
-    layers.append(number.encode(x=x("score"), text=alt.Text("score:Q", format=".1f")))
+    layers.append(number.encode(x=x("score"), text=alt.Text("score:Q", format=digits)))
     return _spec(alt.layer(*layers), 44 * len(rows))
 
 

@@ -93,7 +93,15 @@ HISTOGRAMS = {
         "Mean chrF; 100 where all say the same.",
     ),
 }
-NAMES = {"bleu": "BLEU", "chrf": "chrF", "ter": "TER"}
+NAMES = {
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "ter": "TER (lower is better)",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "exact_match": "Exact match, %",
+}
 
 
 def sections(tables: Tables) -> list[Section]:

@@ -365,3 +365,17 @@ def test_whatever_is_written_is_read_or_refused(text: str, tmp_path_factory) -> 
     with pytest.raises(ManifestError) as caught:
         load_manifest(path)
     assert "\n" not in str(caught.value)
+
+
+OWN = "evaluate.metrics=[bleu, {own: {command: python score.py}}, {far: {command: x, folder: /y}}]"
+
+
+def test_commands_start_where_they_were_written(manifest: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    manifest.write_text(MINIMAL + "evaluate: {metrics: [{own: {command: python score.py}}]}\n")
+    read = load_manifest(manifest)
+    assert read.evaluate.programs()["own"].folder == str(manifest.parent)
+    programs = load_manifest(manifest, [OWN]).evaluate.programs()
+    assert [program.folder for program in programs.values()] == [str(tmp_path), "/y"]
+    write_manifest(read, tmp_path / "copy.yaml")
+    assert load_manifest(tmp_path / "copy.yaml") == read

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import shlex
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU
 
+from factory.evaluation import Program
 from factory.query.catalog import connect
+from factory.reading import write_manifest
 from factory.records import RunDirectory
 from factory.workers import module_command
 from student.plan import plan
@@ -38,7 +43,7 @@ TEXTS = Texts(
 def test_scores_and_intervals_are_those_of_sacrebleu():
     bleu = BLEU()
     wanted = bleu.corpus_score(list(TEXTS.hypotheses), [list(TEXTS.references)], n_bootstrap=1000)
-    row = next(scores(TEXTS, ["bleu"], 0))
+    row = next(scores(TEXTS, {"bleu": None}, 0))
     assert row["score"] == wanted.score
     assert row["ci_low"] == pytest.approx(wanted._mean - wanted._ci, abs=1e-4)
     assert row["ci_high"] == pytest.approx(wanted._mean + wanted._ci, abs=1e-4)
@@ -48,20 +53,48 @@ def test_scores_and_intervals_are_those_of_sacrebleu():
 
 
 def test_every_metric_is_scored_whole_and_by_fold():
-    rows = list(scores(TEXTS, ["bleu", "chrf"], 5))
+    rows = list(scores(TEXTS, {"bleu": None, "chrf": None}, 5))
     assert [(r["metric"], r["fold"]) for r in rows] == [
         (metric, fold) for metric in ("bleu", "chrf") for fold in (None, 0, 1, 2, 3, 4)
     ]
     assert all((r["ci_low"] is None) == (r["fold"] is not None) for r in rows)
     first = Texts("x", None, "test", TEXTS.hypotheses[:4], TEXTS.references[:4])
-    assert rows[1]["score"] == next(scores(first, ["bleu"], 0))["score"]
+    assert rows[1]["score"] == next(scores(first, {"bleu": None}, 0))["score"]
 
 
 def test_a_system_that_says_nothing_scores_zero():
     silent = Texts("x", None, "test", ["", "", "a dog"], GOOD)
-    rows = list(scores(silent, ["bleu", "chrf"], 2))
+    rows = list(scores(silent, {"bleu": None, "chrf": None}, 2))
     assert rows[0]["score"] == 0
     assert 0 <= rows[0]["ci_low"] <= rows[0]["ci_high"]
+
+
+SPLIT = Texts("x", None, "test", [*GOOD, "a"], [*GOOD, "b"], ["1", "2", "3", "4"], list("abcd"))
+
+
+def test_a_command_scores_the_whole_and_every_fold_and_says_what_it_was():
+    program = Program(command="wc -l")
+    rows = list(scores(SPLIT, {"exact_match": None, "lines": program}, 2))
+    assert [(r["metric"], r["fold"], r["score"]) for r in rows] == [
+        ("exact_match", None, 75.0),
+        ("exact_match", 0, 100.0),
+        ("exact_match", 1, 50.0),
+        ("lines", None, 4.0),
+        ("lines", 0, 2.0),
+        ("lines", 1, 2.0),
+    ]
+    assert {(r["ci_low"], r["ci_high"], r["signature"]) for r in rows[3:]} == {
+        (None, None, "command:wc -l")
+    }
+
+
+def test_a_command_is_given_the_rows_of_its_fold():
+    script = "import sys, json; r = [*map(json.loads, sys.stdin)]; print(int(r == [ROW]))"
+    row = {"sample_id": "d", "source": "4", "prediction": "a", "reference": "b"}
+    code = script.replace("ROW", repr(row))
+    program = Program(command=shlex.join([sys.executable, "-c", code]))
+    rows = list(scores(SPLIT, {"own": program}, 4))
+    assert [r["score"] for r in rows] == [0, 0, 0, 0, 1]
 
 
 def evaluate(run: RunDirectory) -> subprocess.CompletedProcess[str]:
@@ -75,7 +108,9 @@ def evaluate(run: RunDirectory) -> subprocess.CompletedProcess[str]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """A run whose teacher alone is measured, on both splits."""
     root = tmp_path_factory.mktemp("evaluate")
-    sections = {"evaluate": {"systems": ["teacher"], "splits": ["validation", "test"], "folds": 2}}
+    metrics = ["bleu", "exact_match", {"lines": {"command": "wc -l"}}]
+    asked = {"systems": ["teacher"], "splits": ["validation", "test"], "folds": 2}
+    sections = {"evaluate": asked | {"metrics": metrics}}
     student = {"init": {"from_teacher": {"layers": 1}}, "stages": STAGES}
     return student_run(root / "run", save_teacher(root / "teacher"), student, **sections)
 
@@ -91,12 +126,17 @@ def test_texts_and_scores_are_recorded(run: RunDirectory):
     with connect(run) as catalog:
         texts = catalog.sql("SELECT split, sample_id, token_ids FROM predictions").fetchall()
         count = catalog.sql("SELECT count(*) FROM evals").fetchall()
+        lines = catalog.sql(
+            "SELECT fold, score FROM evals WHERE metric = 'lines' AND split = 'test' "
+            "ORDER BY fold NULLS FIRST"
+        ).fetchall()
     assert sorted(row[:2] for row in texts) == [
         *(("test", f"s{i}") for i in range(44, 48)),
         *(("validation", f"s{i}") for i in range(40, 44)),
     ]
     assert all(0 < len(ids) <= 12 for _, _, ids in texts)
-    assert count == [(2 * 2 * 3,)]
+    assert count == [(2 * 3 * 3,)]
+    assert lines == [(None, 4.0), (0, 2.0), (1, 2.0)]
 
 
 def test_texts_that_stand_are_not_decoded_again(run: RunDirectory):
@@ -104,6 +144,20 @@ def test_texts_that_stand_are_not_decoded_again(run: RunDirectory):
     before = path.stat().st_mtime_ns
     assert evaluate(run).returncode == 0
     assert path.stat().st_mtime_ns == before
+
+
+def test_a_command_that_fails_is_one_line(run: RunDirectory, tmp_path: Path):
+    asked = run.manifest().evaluate
+    failing = Program(command=shlex.join([sys.executable, "-c", "raise SystemExit('no model')"]))
+    changed = asked.model_copy(update={"metrics": ({"own": failing},)})
+    copy = shutil.copytree(run.root, tmp_path / "run")
+    there = RunDirectory(copy)
+    write_manifest(run.manifest().model_copy(update={"evaluate": changed}), copy / "manifest.yaml")
+    done = evaluate(there)
+    assert done.returncode == 1
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("seqkd:")]
+    assert line.startswith("seqkd: evaluate.metrics.own: ")
+    assert line.endswith("ended with status 1: no model")
 
 
 def test_a_student_that_is_not_trained_is_one_line(tmp_path: Path):

@@ -223,6 +223,40 @@ def test_sizes_data_tokens_and_cost(good):
     assert compare([good])["runs"][0]["cost"] is None
 
 
+def measured(root: Path, texts: list[str], own: float) -> RunDirectory:
+    """A run measured with TER and exact match, and with a command that said `own`."""
+    run = build(root, {"student": texts})
+    made = {name: metrics.METRICS[name]().corpus_score(texts, [GOLD]).score for name in LOWEST}
+    row = {"system": "student", "stage": "gold", "split": "test"}
+    evals = [row | {"metric": name, "score": score} for name, score in {**made, "own": own}.items()]
+    said = [{"sample_id": i, "text": text} for i, text in zip(IDS, texts, strict=True)]
+    finish_evaluate(run, evals, [{k: row[k] for k in row} | one for one in said])
+    run.amend("evaluate", systems={"student": SIZES["student"]})
+    return run
+
+
+LOWEST = {"exact_match": False, "ter": True}
+
+
+def test_edits_are_better_the_fewer_they_are(tmp_path):
+    runs = [measured(tmp_path / "good", GOOD, 0.9), measured(tmp_path / "poor", POOR, 0.8125)]
+    facts = compare(runs)
+    better = {r["metric"]: r["lower_is_better"] for r in facts["scores"]}
+    assert better == {**LOWEST, "own": None}
+    apart = {r["metric"]: r for r in facts["scores"] if r["run"] == "poor"}
+    assert apart["exact_match"]["difference"] < 0 < apart["ter"]["difference"]
+    made = metrics.METRICS["ter"]()
+    test = PairedTest([("1", GOOD), ("2", POOR)], {"ter": made}, [GOLD], "bs", n_samples=1000)
+    assert apart["ter"]["p_value"] == test()[1]["TER"][1].p_value < 0.05
+    own = apart["own"]
+    assert own["difference"] == pytest.approx(-0.0875)
+    assert (own["p_value"], own["test_signature"]) == (None, None)
+    text = sheets.markdown(facts)
+    assert "| test ter ↓ |" in text
+    assert "- ↓: lower is better" in text
+    assert "| poor | student gold | test own | 0.8125 | -0.0875 | – |" in text
+
+
 def test_names_tell_runs_apart(tmp_path):
     runs = [make_run(tmp_path / a / "run") for a in ("one", "two")]
     assert [run["run"] for run in compare([*runs, runs[0]])["runs"]] == [

@@ -22,6 +22,7 @@ from factory.pipeline import run_steps
 from factory.query.catalog import shipped_sql
 from factory.reading import load_manifest
 from factory.records import RunDirectory
+from factory.reporting import charts
 from factory.reporting.charts import PALETTE
 from factory.reporting.figures import MEASURES, SAMPLES, Tables, collect
 from factory.reporting.page import in_bytes, render, shown, write_page
@@ -565,3 +566,10 @@ def test_mistakes_are_one_line(run, tmp_path, monkeypatch, capsys, arguments, me
     assert message in error
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("score", "told"), [(81.25, ".1f"), (0.8125, ".3~g"), (-40.0, ".1f")])
+def test_a_score_of_any_scale_is_told_to_the_digits_that_count(score, told):
+    spec = charts.scores([{"label": "student", "score": score}], "own")
+    [text] = [layer for layer in spec["layer"] if layer["mark"]["type"] == "text"]
+    assert text["encoding"]["text"]["format"] == told

@@ -42,9 +42,9 @@ FACTORY = [
 
 STUDENT = [
     "student",
-    "entry", "schedule", "logprobs", "objectives", "scores",
-    "checkpoints", "log", "initialise", "tokenizers", "rows", "dataset", "batches", "plan",
-    "prepare",
+    "entry", "schedule", "logprobs", "divergences", "objectives", "scores",
+    "checkpoints", "log", "initialise", "tokenizers", "rows", "dataset", "difficulty", "batches",
+    "plan", "prepare",
     "validation", "trainer", "train",
     "systems", "decode", "evaluate",
 ]  # fmt: skip

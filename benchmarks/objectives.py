@@ -239,7 +239,9 @@ def _rows(teacher: Any, count: int) -> Iterator[dict[str, Any]]:
             )
             told = teacher(ids).logits[:, PROMPT - 1 : -1].log_softmax(-1)
         for prompt, target, logprobs in zip(some, ids[:, PROMPT:], told, strict=True):
-            yield {"prompt_ids": prompt, "target_ids": target, "logprobs": logprobs}
+            known = logprobs.gather(-1, target[:, None])[:, 0]
+            row = {"prompt_ids": prompt, "target_ids": target, "logprobs": logprobs}
+            yield row | {"token_logprobs": known}
 
 
 def _top(row: dict[str, Any], k: int) -> dict[str, Any]:

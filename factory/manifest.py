@@ -11,7 +11,7 @@ from factory.decoding import Generate
 from factory.evaluation import Evaluate
 from factory.judgement import Judge
 from factory.sections import Dtype, Fraction, Positive, Section
-from factory.training import GOLD_STAGE, PSEUDOLABEL_STAGE, Student
+from factory.training import GOLD_STAGE, PSEUDOLABEL_STAGE, Stage, Student
 
 
 class Split(Section):
@@ -190,12 +190,22 @@ class Manifest(Section):
             if self.prompt.messages and not split.path:
                 raise ValueError(f"prompt.messages names a field: data.{name} needs path")
         for stage in self.student.stages if self.student else ():
-            if stage.objective.forward_kl and self.logits.capture == "none":
-                raise ValueError(
-                    f"student.stages.{stage.name}: forward_kl needs distributions: "
-                    "set logits.capture to top_k, top_p or sampled"
-                )
+            self._captures_what_is_trained_on(stage)
         return self
+
+    def _captures_what_is_trained_on(self, stage: Stage) -> None:
+        told, unfit = stage.objective.distributions, stage.objective.not_of_draws
+        captures = "top_k or top_p" if unfit else "top_k, top_p or sampled"
+        if told and self.logits.capture == "none":
+            raise ValueError(
+                f"student.stages.{stage.name}: {told[0]} needs distributions: "
+                f"set logits.capture to {captures}"
+            )
+        if unfit and self.logits.capture == "sampled":
+            raise ValueError(
+                f"student.stages.{stage.name}: draws do not tell {unfit}: "
+                "set logits.capture to top_k or top_p, or train on forward_kl"
+            )
 
     def _works_without_teacher(self) -> None:
         if self.student is None:

@@ -95,19 +95,94 @@ class Init(Section):
         return self
 
 
-class Objective(Section):
-    """Weights of the loss terms; each term is a mean over target tokens."""
+# Terms over the teacher's distributions; those that draws tell too; those that a temperature suits.
+OVER_DISTRIBUTIONS = (
+    "forward_kl",
+    "reverse_kl",
+    "jsd",
+    "skew_kl",
+    "skew_reverse_kl",
+    "tvd",
+    "soft_ce",
+    "atkd",
+)
+OF_DRAWS = ("forward_kl", "soft_ce")
+TEMPERED = ("forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "soft_ce")
+READERS = {
+    "jsd_beta": ("jsd",),
+    "skew_alpha": ("skew_kl", "skew_reverse_kl"),
+    "temperature": TEMPERED,
+    "instance_weights": OVER_DISTRIBUTIONS,
+}
 
-    ce: Annotated[float, Field(ge=0)] = Field(0.0, description="−log q of the target")
-    forward_kl: Annotated[float, Field(ge=0)] = Field(
+Weight = Annotated[float, Field(ge=0)]
+Between = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Objective(Section):
+    """Weights of the loss terms, each a mean over target tokens; and what the terms take."""
+
+    ce: Weight = Field(0.0, description="−log q of the target")
+    forward_kl: Weight = Field(
         0.0, description="KL to the teacher's stored tokens and tail, or to its draws"
+    )
+    reverse_kl: Weight = Field(0.0, description="KL of the student to the teacher")
+    jsd: Weight = Field(0.0, description="generalised Jensen–Shannon divergence, by jsd_beta")
+    skew_kl: Weight = Field(0.0, description="KL to a mixture of both, by skew_alpha")
+    skew_reverse_kl: Weight = Field(0.0, description="the same the other way round")
+    tvd: Weight = Field(0.0, description="total variation distance")
+    soft_ce: Weight = Field(0.0, description="cross-entropy with the teacher's distribution")
+    atkd: Weight = Field(0.0, description="hard and easy tokens taught differently")
+    jsd_beta: Between = Field(0.5, description="share of the teacher in the mixture")
+    skew_alpha: Between = Field(0.1, description="share that is mixed in")
+    temperature: Annotated[float, Field(gt=0, le=100)] = Field(
+        1.0, description="of teacher and student in the divergences"
+    )
+    instance_weights: Literal["none", "easy_first"] = Field(
+        "none", description="rows the teacher finds hard count more and more"
     )
 
     @model_validator(mode="after")
     def _some_weight(self) -> Self:
-        if self.ce + self.forward_kl == 0:
+        if not self.terms:
             raise ValueError("needs a weight above 0")
+        for key, readers in READERS.items():
+            if key in self.model_fields_set and not self.terms.keys() & set(readers):
+                raise ValueError(f"nothing reads {key}: remove it, or weigh {readers[0]}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _told(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without later keys at their defaults, so that what was trained before them stands."""
+        fields = type(self).model_fields
+        first = ("ce", "forward_kl")
+        return {
+            key: value
+            for key, value in whole(self).items()
+            if key in first or value != fields[key].default
+        }
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """The terms that have a weight."""
+        weights = {name: float(getattr(self, name)) for name in ("ce", *OVER_DISTRIBUTIONS)}
+        return {name: weight for name, weight in weights.items() if weight}
+
+    @property
+    def distributions(self) -> list[str]:
+        """Those of them that need the teacher's distributions."""
+        return [name for name in self.terms if name != "ce"]
+
+    @property
+    def not_of_draws(self) -> str | None:
+        """A key that draws cannot serve, or None."""
+        unfit = [name for name in self.distributions if name not in OF_DRAWS]
+        return unfit[0] if unfit else "temperature" if self.temperature != 1 else None
+
+    @property
+    def realised(self) -> bool:
+        """Whether it reads the probability that the teacher gives the target tokens themselves."""
+        return bool(self.atkd) or self.instance_weights != "none"
 
 
 class Stage(Section):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from student.dataset import StageRows
-from student.objectives import Drawn, Sparse, Teacher
+from student.objectives import Drawn, Realised, Sparse, Teacher
 
 Indices = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
@@ -31,6 +31,7 @@ class Batch:
         targets: int64 [n], those target tokens, row by row.
         mask: bool [n], False for what only fills a place.
         teacher: the distributions of the same n positions, if they are asked for.
+        realised: what the teacher makes of the n target tokens, if that is asked for.
     """
 
     inputs: dict[str, Tensor]
@@ -38,6 +39,7 @@ class Batch:
     targets: Tensor
     mask: Tensor
     teacher: Teacher | None
+    realised: Realised | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
@@ -45,7 +47,8 @@ class Batch:
         told = [t.to(device) for t in self.teacher or ()]
         teacher = type(self.teacher)(*told) if self.teacher else None
         rest = (self.predicts.to(device), self.targets.to(device), self.mask.to(device))
-        return Batch(moved, *rest, teacher)
+        realised = Realised(*(t.to(device) for t in self.realised)) if self.realised else None
+        return Batch(moved, *rest, teacher, realised)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +105,19 @@ def split_step(
 
 
 def collate(
-    rows: StageRows, indices: Sequence[int] | Indices, layout: Layout, teacher: bool
+    rows: StageRows,
+    indices: Sequence[int] | Indices,
+    layout: Layout,
+    teacher: bool,
+    realised: Mapping[int, npt.NDArray[np.float32]] | None = None,
 ) -> Batch:
     """Tensors of some rows, with the teacher's distributions if asked for.
 
-    No rows at all make a batch of one masked token, for a process that has to keep step.
+    No rows at all make a batch of a row that is masked, for a process that has to keep step.
+    `realised` holds what `Realised` does, [4, target tokens], of every row of the step.
     """
-    chosen = [int(index) for index in indices] or [0]
+    idle = next(iter(realised)) if realised else 0
+    chosen = [int(index) for index in indices] or [idle]
     parts = [rows.row(index) for index in chosen]
     arrange = _decoder if layout.start is None else _encoder_decoder
     inputs, predicts = arrange(parts, layout)
@@ -119,6 +128,7 @@ def collate(
         targets,
         torch.full(targets.shape, len(indices) > 0),
         _teacher(parts) if teacher else None,
+        _realised([realised[index] for index in chosen]) if realised else None,
     )
 
 
@@ -168,6 +178,10 @@ def _teacher(parts: list[Row]) -> Teacher:
         return Sparse(ids, torch.from_numpy(logprobs), torch.from_numpy(flat["tail_logprob"]))
     counts = torch.from_numpy(_filled(flat["counts"], flat["widths"], 0)).float()
     return Drawn(ids, counts / counts.sum(-1, keepdim=True))
+
+
+def _realised(parts: list[npt.NDArray[np.float32]]) -> Realised:
+    return Realised(*torch.from_numpy(np.concatenate(parts, axis=1)))
 
 
 def _filled(values: Array, widths: Array, filler: float) -> Array:

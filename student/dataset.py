@@ -34,6 +34,7 @@ WITH_DISTRIBUTIONS = pa.schema(
     [
         *PLAIN,
         ("widths", INTS),
+        ("token_logprobs", FLOATS),
         ("topk_ids", INTS),
         ("topk_logprobs", FLOATS),
         ("tail_logprob", FLOATS),
@@ -42,7 +43,7 @@ WITH_DISTRIBUTIONS = pa.schema(
     ]
 )
 ROWS = "rows.arrow"
-LAYOUT = 2  # of the columns above; rows that were prepared under another are prepared anew
+LAYOUT = 3  # of the columns above; rows that were prepared under another are prepared anew
 Ints = npt.NDArray[np.int32]
 
 
@@ -100,6 +101,7 @@ def prepare(run: RunDirectory, wanted: Wanted, text: Text, folder: Path) -> Data
     """
     key = data_key(run, wanted, text)
     if (found := read_record(folder)) and found.key == key and _whole(folder, found):
+        _check_draws_will_do(wanted, found)
         return found
     _check_stored(run, wanted, text)
     (folder / "data.json").unlink(missing_ok=True)
@@ -234,10 +236,18 @@ def _check_one_kind(batch: pa.RecordBatch, wanted: Wanted, record: DataRecord) -
     drawn = pc.greater(batch.column("draws"), 0)
     if record.drawn is None:
         record.drawn = drawn[0].as_py()
+        _check_draws_will_do(wanted, record)
     index = pc.index(drawn, not record.drawn).as_py()
     if index >= 0:
         remedy = "mixes distributions that were sampled and that were not: train on them in stages"
         raise RunError(wanted.place, None, f"{named(batch, index)} {remedy}")
+
+
+def _check_draws_will_do(wanted: Wanted, record: DataRecord) -> None:
+    unfit = wanted.stage.objective.not_of_draws
+    if record.drawn and unfit:
+        place = f"student.stages.{wanted.stage.name}.objective"
+        raise RunError(place, unfit, "draws do not tell it: train on forward_kl")
 
 
 def _fitting(
@@ -278,7 +288,7 @@ def _check_stored(run: RunDirectory, wanted: Wanted, text: Text) -> None:
     if wanted.distributions and not text.same_as_teacher:
         place = f"student.stages.{wanted.stage.name}.objective"
         remedy = "needs the teacher's tokenizer, and the student has another: use ce alone"
-        raise RunError(place, "forward_kl", remedy)
+        raise RunError(place, wanted.stage.objective.distributions[0], remedy)
     for table in tables_of(wanted):
         for file in run.files(table):
             check_file(run, file)

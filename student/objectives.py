@@ -9,10 +9,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from factory.training import OF_DRAWS, TEMPERED
+from student import divergences
+from student.divergences import (
+    LEAST,
+    LEAST_TAIL,
+    NOTHING,
+    among_others,
+    rest,
+    target_and_others,
+    tempered,
+)
 from student.logprobs import chosen_logprobs
 
-# Keeps log(1 − mass) finite where the stored tokens hold all of the mass.
-LEAST_TAIL = -1e-7
+EASY_SHARE, HARD_SHARE = 0.2, 0.8  # of ATKD, arXiv 2402.11890
 
 
 class Sparse(NamedTuple):
@@ -46,6 +56,23 @@ class Drawn(NamedTuple):
 Teacher = Sparse | Drawn
 
 
+class Realised(NamedTuple):
+    """What the teacher makes of the target tokens themselves, float [n] each.
+
+    Attributes:
+        logprob: natural log of the probability it gives them, at T = 1.
+        easy: 0 at the half of an optimiser step's target tokens it is least sure of; at the others
+            one value that makes the mean over the step 1.
+        hard: the other way round.
+        weight: of the terms over distributions, by the row that a token is of.
+    """
+
+    logprob: Tensor
+    easy: Tensor
+    hard: Tensor
+    weight: Tensor
+
+
 class Predicted(NamedTuple):
     """Natural log-probabilities of the student, float32 at least.
 
@@ -62,10 +89,13 @@ class Predicted(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """How much each term counts, and the label smoothing of the cross-entropy."""
+    """How much each term counts, and what the terms take besides."""
 
     terms: Mapping[str, float]
     label_smoothing: float = 0.0
+    jsd_beta: float = 0.5
+    skew_alpha: float = 0.1
+    temperature: float = 1.0
 
 
 def predicted(
@@ -107,20 +137,79 @@ def forward_kl(student: Predicted, teacher: Teacher) -> Tensor:
     all other tokens are one bucket. The gradient at the stored tokens equals that of the full KL;
     without the bucket the optimum would be p/a on K and nothing elsewhere (arXiv 2503.16870).
 
-    Of draws: −Σ (c_i/N)·log q_i (random-sampling KD, the same paper), the part of the KL that
-    depends on the student. Its expectation over the draws is the cross-entropy −Σ p·log q, so that
-    its gradient's is the full KL's; the value lies above the KL by the teacher's entropy.
+    Of draws: `drawn_ce`.
     """
     if isinstance(teacher, Drawn):
-        return -torch.where(teacher.shares > 0, teacher.shares * student.stored, 0.0).sum(-1)
-    some = teacher.logprobs > -torch.inf
-    inside = _weighted(teacher.logprobs, student.stored).sum(-1)
-    held = student.stored.masked_fill(~some, -torch.inf).logsumexp(-1).clamp(max=LEAST_TAIL)
-    return inside + _weighted(teacher.tail_logprob, torch.log(-torch.expm1(held)))
+        return drawn_ce(student, teacher)
+    return divergences.forward_kl(*events(student, teacher))
+
+
+def drawn_ce(student: Predicted, teacher: Drawn) -> Tensor:
+    """−Σ (c_i/N)·log q_i, [n], in nats: random-sampling KD (arXiv 2503.16870).
+
+    The part of the KL that depends on the student. Its expectation over the draws is −Σ p·log q,
+    so that its gradient's is the full KL's; the value lies above the KL by the teacher's entropy.
+    """
+    return -torch.where(teacher.shares > 0, teacher.shares * student.stored, 0.0).sum(-1)
+
+
+def events(student: Predicted, teacher: Sparse) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of teacher and student at the stored tokens and in one bucket for the rest.
+
+    A whole distribution is the special case of all tokens stored, whose bucket is empty.
+
+    Returns:
+        Two of [n, k + 1]. What fills a narrow position, or has no mass, is `NOTHING` in both, and
+        so is a bucket where neither leaves 1e-7 outside. Any other counts as 1e-7 at least in both,
+        which keeps a logarithm of nothing out of those divergences that the student's mass weighs,
+        and adds less than 2e-6 nats to the others.
+    """
+    p, q = _stored(student, teacher)
+    held, tail = q.logsumexp(-1), teacher.tail_logprob.to(q.dtype)
+    empty = (tail <= LEAST) & (held >= LEAST_TAIL)
+    buckets = (tail.clamp(min=LEAST), rest(held))
+    p_bucket, q_bucket = (torch.where(empty, NOTHING, bucket) for bucket in buckets)
+    return _with(p, p_bucket), _with(q, q_bucket)
+
+
+def atkd(student: Predicted, teacher: Sparse, targets: Tensor, realised: Realised) -> Tensor:
+    """ATKD, [n], in nats: 0.2·mean_easy(DKD) + 0.8·mean_hard(TKD + DKD) over an optimiser step.
+
+    TKD is the binary KL of the target token, DKD the KL among all others, renormalised; hard is the
+    half of the step's target tokens of the greatest 1 − p(target) (arXiv 2402.11890). The step's,
+    not the micro-batch's, so that how a step is cut changes nothing. A group without tokens adds 0.
+    """
+    sure = realised.logprob.to(student.target.dtype).clamp(min=NOTHING, max=0.0)
+    tkd = target_and_others(sure, student.target)
+    dkd = among_others(*other_events(student, teacher, targets, sure))
+    return EASY_SHARE * realised.easy * dkd + HARD_SHARE * realised.hard * (tkd + dkd)
+
+
+def other_events(
+    student: Predicted, teacher: Sparse, targets: Tensor, target_logprob: Tensor
+) -> tuple[Tensor, Tensor]:
+    """As `events`, [n, k + 1] each, without the target token: it is `NOTHING` in both.
+
+    Where it is none of the stored ones, its mass is taken out of both buckets.
+    """
+    p, q = _stored(student, teacher)
+    target = (teacher.ids == targets[:, None]) & (p > NOTHING)
+    outside = ~target.any(-1)
+    tail = teacher.tail_logprob.to(q.dtype).clamp(min=NOTHING)
+    p_bucket = torch.where(outside, tail + rest(target_logprob - tail), tail)
+    also = torch.where(outside, student.target.clamp(min=NOTHING), NOTHING)
+    q_bucket = rest(_with(q, also).logsumexp(-1))
+    p, q = p.masked_fill(target, NOTHING), q.masked_fill(target, NOTHING)
+    return _with(p, p_bucket), _with(q, q_bucket)
 
 
 def per_token(
-    logits: Tensor, targets: Tensor, teacher: Teacher | None, mask: Tensor, weights: Weights
+    logits: Tensor,
+    targets: Tensor,
+    teacher: Teacher | None,
+    mask: Tensor,
+    weights: Weights,
+    realised: Realised | None = None,
 ) -> dict[str, Tensor]:
     """Every term that `weights` gives a weight, [n] each, in nats.
 
@@ -130,22 +219,23 @@ def per_token(
         teacher: its distributions at the same n positions, or None.
         mask: bool [n]; where False the value is 0 and no gradient flows.
         weights: which terms there are.
+        realised: what the teacher makes of the targets; its `weight` is in the terms over
+            distributions already.
 
     Raises:
-        ValueError: `forward_kl` is asked for and there is no teacher.
+        ValueError: a term over distributions is asked for and there are none, one that draws do not
+            tell and there are draws, or `atkd` and `realised` is None.
     """
-    asked = {name for name, weight in weights.terms.items() if weight}
-    if "forward_kl" in asked and teacher is None:
-        raise ValueError("forward_kl needs the teacher's distributions")
-    stored = teacher if "forward_kl" in asked else None
+    asked = [name for name, weight in weights.terms.items() if weight]
+    over = [name for name in asked if name != "ce"]
+    if over and teacher is None:
+        raise ValueError(f"{over[0]} needs the teacher's distributions")
     known = torch.where(mask, targets, 0)
-    student = predicted(logits, known, stored, weights.label_smoothing > 0)
-    values = {}
-    if "ce" in asked:
-        values["ce"] = cross_entropy(student, weights.label_smoothing)
-    if stored is not None:
-        values["forward_kl"] = forward_kl(student, stored)
-    return {name: torch.where(mask, value, 0.0) for name, value in values.items()}
+    student = predicted(logits, known, teacher if over else None, weights.label_smoothing > 0)
+    values = {"ce": cross_entropy(student, weights.label_smoothing)} if "ce" in asked else {}
+    if over and teacher is not None:
+        values |= _over_distributions(over, student, teacher, known, weights, realised)
+    return {name: torch.where(mask, values[name], 0.0) for name in asked}
 
 
 def combine(terms: Mapping[str, Tensor], weights: Weights) -> Tensor:
@@ -154,8 +244,55 @@ def combine(terms: Mapping[str, Tensor], weights: Weights) -> Tensor:
     return torch.stack(weighted).sum(0)
 
 
-def _weighted(teacher: Tensor, student: Tensor) -> Tensor:
-    """p·(log p − log q), and 0 where p is 0, in value and in gradient."""
-    some = teacher > -torch.inf
-    finite = torch.where(some, teacher, 0.0).to(student.dtype)
-    return torch.where(some, finite.exp() * (finite - student), 0.0)
+def _over_distributions(
+    names: list[str],
+    student: Predicted,
+    teacher: Teacher,
+    targets: Tensor,
+    weights: Weights,
+    realised: Realised | None,
+) -> dict[str, Tensor]:
+    if isinstance(teacher, Drawn):
+        if unfit := [name for name in names if name not in OF_DRAWS]:
+            raise ValueError(f"draws do not tell {unfit[0]}")
+        values = dict.fromkeys(names, drawn_ce(student, teacher))
+    else:
+        p, q = events(student, teacher)
+        values = {name: _divergence(name, p, q, weights) for name in names if name != "atkd"}
+        if "atkd" in names:
+            if realised is None:
+                raise ValueError("atkd needs what the teacher makes of the target tokens")
+            values["atkd"] = atkd(student, teacher, targets, realised)
+    scale = 1.0 if realised is None else realised.weight
+    return {name: scale * value for name, value in values.items()}
+
+
+def _divergence(name: str, p: Tensor, q: Tensor, weights: Weights) -> Tensor:
+    """One term of the events, times T² where they are tempered (Hinton et al. 2015, section 2)."""
+    heat = weights.temperature if name in TEMPERED else 1.0
+    p, q = tempered(p, heat), tempered(q, heat)
+    if name == "jsd":
+        return heat**2 * divergences.jsd(p, q, weights.jsd_beta)
+    if name in ("skew_kl", "skew_reverse_kl"):
+        return heat**2 * SKEWED[name](p, q, weights.skew_alpha)
+    return heat**2 * PLAIN[name](p, q)
+
+
+PLAIN = {
+    "forward_kl": divergences.forward_kl,
+    "reverse_kl": divergences.reverse_kl,
+    "tvd": divergences.tvd,
+    "soft_ce": divergences.soft_ce,
+}
+SKEWED = {"skew_kl": divergences.skew_kl, "skew_reverse_kl": divergences.skew_reverse_kl}
+
+
+def _stored(student: Predicted, teacher: Sparse) -> tuple[Tensor, Tensor]:
+    """Log-probabilities at the stored tokens; fillers and tokens without mass are `NOTHING`."""
+    some = teacher.logprobs > -torch.inf
+    p = torch.where(some, teacher.logprobs, NOTHING).to(student.stored.dtype)
+    return p, torch.where(some, student.stored, NOTHING).clamp(min=NOTHING)
+
+
+def _with(values: Tensor, last: Tensor) -> Tensor:
+    return torch.cat([values, last[..., None]], -1)

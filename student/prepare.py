@@ -53,7 +53,7 @@ def prepare_run(run: RunDirectory, _: str) -> None:
         target_start(tokenizer, manifest.generate.first_token, str(folder)),
     )
     for stage in student.stages:
-        wanted = Wanted(stage, stage.objective.forward_kl > 0, init.vocabulary)
+        wanted = Wanted(stage, bool(stage.objective.distributions), init.vocabulary)
         prepare(run, wanted, text, run.path("student", stage.name, "data"))
 
 

@@ -57,7 +57,8 @@ ORDER BY {order}
 DISTRIBUTIONS = """,
     l.token_ids AS told_ids,
     COALESCE(l.widths, list_transform(l.token_ids, lambda token: l.k)) AS widths,
-    l.topk_ids, l.topk_logprobs, l.tail_logprob, l.counts, COALESCE(l.draws, 0) AS draws
+    l.token_logprobs, l.topk_ids, l.topk_logprobs, l.tail_logprob, l.counts,
+    COALESCE(l.draws, 0) AS draws
 """
 DISTRIBUTIONS_JOIN = """
 LEFT JOIN (
@@ -69,6 +70,7 @@ DISTRIBUTION_FAULTS = """
     WHEN l.sample_id IS NULL
         THEN 'has no stored distributions: generate or score them, or train on ce alone'
     WHEN list_count(l.token_ids) IS DISTINCT FROM l.n_tokens
+        OR list_count(l.token_logprobs) IS DISTINCT FROM l.n_tokens
         OR list_count(l.tail_logprob) IS DISTINCT FROM l.n_tokens
         OR list_count(l.widths) <> l.n_tokens OR list_min(l.widths) < 0
         OR list_count(l.topk_ids) IS DISTINCT FROM l.entries
@@ -80,9 +82,10 @@ DISTRIBUTION_FAULTS = """
         OR list_sum(l.counts) <> l.n_tokens * l.draws
     )
         THEN 'does not count ' || l.draws || ' draws for each of its tokens: generate again'
-    WHEN NOT GREATEST(list_max(l.topk_logprobs), list_max(l.tail_logprob)) < {slack}
+    WHEN NOT list_max(l.topk_logprobs || l.tail_logprob || l.token_logprobs) < {slack}
         THEN 'has a log-probability of '
-            || GREATEST(list_max(l.topk_logprobs), list_max(l.tail_logprob)) || ': generate again'
+            || list_max(l.topk_logprobs || l.tail_logprob || l.token_logprobs)
+            || ': generate again'
     WHEN list_max(l.topk_ids) >= {vocabulary} OR list_min(l.topk_ids) < 0
         THEN 'has the token id '
             || CASE WHEN list_min(l.topk_ids) < 0
@@ -191,7 +194,8 @@ def _columns_of(run: RunDirectory, sql: str, wanted: Wanted) -> set[str]:
         missing.add("token_ids")
     if missing:
         remedy = f"lacks the column {sorted(missing)[0]}: select sample_id, source and target"
-        remedy += ", and token_ids for forward_kl" if wanted.distributions else ""
+        told = wanted.stage.objective.distributions
+        remedy += f", and token_ids for {told[0]}" if told else ""
         raise RunError(wanted.place, wanted.stage.data, remedy)
     return columns
 

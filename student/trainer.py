@@ -21,10 +21,11 @@ from factory.manifest import Manifest
 from factory.progress import Advance
 from factory.prompting.tokenizing import load_tokenizer
 from factory.records import RunDirectory
-from factory.training import Student
+from factory.training import Stage, Student
 from student.batches import Indices, Layout, collate, plan_epoch, seed_of, split_step
 from student.checkpoints import Checkpoints, Position, export
 from student.dataset import StageRows
+from student.difficulty import Known, realised_of
 from student.entry import stop_if_abandoned
 from student.initialise import load
 from student.log import TrainLog
@@ -83,6 +84,12 @@ def layout_of(model: Any, tokenizer: PreTrainedTokenizerFast) -> Layout:
     return Layout(int(pad if pad is not None else tokenizer.eos_token_id), start)
 
 
+def _weights_of(stage: Stage) -> Weights:
+    asked = stage.objective
+    shapes = (asked.jsd_beta, asked.skew_alpha, asked.temperature)
+    return Weights(asked.terms, stage.label_smoothing, *shapes)
+
+
 class StageTrainer:
     """Trains one stage; every process of the launch holds one and keeps step with the others."""
 
@@ -93,8 +100,7 @@ class StageTrainer:
         self.tokenizer: PreTrainedTokenizerFast = load_tokenizer(str(planned.start))
         self.rows = StageRows(planned.folder / "data")
         self.lengths = self.rows.prompt_lengths + self.rows.target_lengths
-        terms = {name: weight for name, weight in self.stage.objective if weight}
-        self.weights = Weights(terms, self.stage.label_smoothing)
+        self.weights = _weights_of(self.stage)
         model = load(str(planned.start))
         model.train()
         self.head = TargetHead(model)
@@ -188,10 +194,11 @@ class StageTrainer:
         torch.manual_seed(seed_of(self.manifest.seed, self.stage.name, number, self.rank))
         tokens = int(self.rows.target_lengths[step].sum())
         rounds = split_step(step, self.lengths, self.world, self.stage.micro_batch_tokens)
+        realised = self._realised(step, number)
         sums = torch.zeros(len(self.weights.terms), dtype=torch.float32, device=self.engine.device)
         for index, pieces in enumerate(rounds):
             self.engine.set_gradient_accumulation_boundary(index == len(rounds) - 1)
-            sums += self._accumulate(pieces[self.rank], tokens)
+            sums += self._accumulate(pieces[self.rank], tokens, realised)
         dist.all_reduce(sums)
         outcome = self._outcome(sums, tokens, number)
         for group in self.optimiser.param_groups:
@@ -199,16 +206,26 @@ class StageTrainer:
         self.engine.step()
         return outcome
 
-    def _accumulate(self, piece: Indices, tokens: int) -> torch.Tensor:
+    def _realised(self, step: Indices, number: int) -> Known | None:
+        """What the teacher makes of the step's target tokens, where the objective reads it."""
+        objective = self.stage.objective
+        if not objective.realised:
+            return None
+        easy_first = objective.instance_weights == "easy_first"
+        progress = (number + 1) / self.total_steps if easy_first else None
+        return realised_of(self.rows, step, progress)
+
+    def _accumulate(self, piece: Indices, tokens: int, realised: Known | None) -> torch.Tensor:
         """Forward and backward of one micro-batch; returns each term summed over its tokens.
 
         DeepSpeed averages gradients over the processes: times their number, the sum is exact.
         """
-        distributions = "forward_kl" in self.weights.terms
-        batch = collate(self.rows, piece, self.layout, distributions).to(self.engine.device)
+        told = bool(self.stage.objective.distributions)
+        batch = collate(self.rows, piece, self.layout, told, realised).to(self.engine.device)
         self.head.predicts = batch.predicts
         logits = self.engine(**batch.inputs, use_cache=False).logits
-        terms = per_token(logits, batch.targets, batch.teacher, batch.mask, self.weights)
+        given = (batch.targets, batch.teacher, batch.mask, self.weights, batch.realised)
+        terms = per_token(logits, *given)
         self.engine.backward(combine(terms, self.weights).sum() * (self.world / tokens))
         return torch.stack([terms[name].detach().float().sum() for name in self.weights.terms])
 

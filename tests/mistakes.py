@@ -106,6 +106,37 @@ MANIFESTS: dict[str, tuple[Edits, str, list[str]]] = {
         "manifest.yaml:",
         ["student.stages.pseudolabel", "forward_kl", "set logits.capture to top_k"],
     ),
+    "reverse_kl without distributions": (
+        {"logits": {"capture": "none"}, STAGES: [STAGE | {"objective": {"reverse_kl": 1}}]},
+        "manifest.yaml:",
+        ["student.stages.gold", "reverse_kl needs", "set logits.capture to top_k or top_p"],
+    ),
+    "an objective that draws do not tell": (
+        {
+            "logits": {"capture": "sampled"},
+            STAGES: [STAGE | {"objective": {"forward_kl": 1, "jsd": 1}}],
+        },
+        "manifest.yaml:",
+        ["student.stages.gold: draws do not tell jsd: set logits.capture to top_k or top_p"],
+    ),
+    "a temperature that draws do not tell": (
+        {
+            "logits": {"capture": "sampled"},
+            STAGES: [STAGE | {"objective": {"forward_kl": 1, "temperature": 2}}],
+        },
+        "manifest.yaml:",
+        ["student.stages.gold: draws do not tell temperature"],
+    ),
+    "a parameter of no term": (
+        {STAGES: [STAGE | {"objective": {"ce": 1, "skew_alpha": 0.2}}]},
+        "manifest.yaml student.stages.0.objective:",
+        ["nothing reads skew_alpha: remove it, or weigh skew_kl"],
+    ),
+    "a mixture of one side": (
+        {STAGES: [STAGE | {"objective": {"jsd": 1, "jsd_beta": 1.0}}]},
+        "manifest.yaml student.stages.0.objective.jsd_beta: 1.0:",
+        ["less than 1"],
+    ),
     "objective without weight": (
         {STAGES: [STAGE | {"objective": {"ce": 0}}]},
         "manifest.yaml student.stages.0.objective:",

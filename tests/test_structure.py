@@ -44,8 +44,8 @@ FACTORY = [
 
 STUDENT = [
     "student",
-    "entry", "schedule", "logprobs", "objectives", "scores",
-    "checkpoints", "log", "copying", "initialise", "tokenizers", "rows", "dataset",
+    "entry", "schedule", "logprobs", "divergences", "objectives", "scores",
+    "checkpoints", "log", "copying", "initialise", "tokenizers", "rows", "dataset", "difficulty",
     "batches", "plan", "prepare",
     "validation", "trainer", "train",
     "systems", "decode", "evaluate",

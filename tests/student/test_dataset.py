@@ -86,7 +86,7 @@ def other(context: int = 64) -> Text:
 
 def wanted(data: str, objective: dict[str, float], **more: Any) -> Wanted:
     stage = Stage.model_validate({"name": "s", "data": data, "objective": objective, **more})
-    return Wanted(stage, stage.objective.forward_kl > 0, 320)
+    return Wanted(stage, bool(stage.objective.distributions), 320)
 
 
 def made(
@@ -158,7 +158,7 @@ def test_distributions_come_along(captured: Any, teacher: Path, capture: str):
         row = {name: values.tolist() for name, values in rows.row(i).items()}
         assert row["widths"] == (stored[i]["widths"] or [K] * stored[i]["n_tokens"])
         assert row["draws"] == [stored[i]["draws"] or 0]
-        for name in ("topk_ids", "topk_logprobs", "tail_logprob", "counts"):
+        for name in ("token_logprobs", "topk_ids", "topk_logprobs", "tail_logprob", "counts"):
             assert row[name] == (stored[i][name] or [])
 
 
@@ -327,6 +327,7 @@ FAULTS: list[tuple[str, Change, str]] = [
     ),
     ("top_k", drop_last("token_ids"), ENTRIES),
     ("top_k", drop_last("tail_logprob"), ENTRIES),
+    ("top_k", drop_last("token_logprobs"), ENTRIES),
     ("top_k", drop_last("topk_ids"), ENTRIES),
     ("top_k", drop_last("topk_logprobs"), ENTRIES),
     ("top_k", put("topk_logprobs", None), ENTRIES),
@@ -334,6 +335,7 @@ FAULTS: list[tuple[str, Change, str]] = [
     ("top_k", put("k", K - 1), ENTRIES),
     ("top_k", put("topk_logprobs", float("nan")), "s03 rank 0 has a log-probability of nan"),
     ("top_k", put("tail_logprob", 0.5), "sample s03 rank 0 has a log-probability of 0.5"),
+    ("top_k", put("token_logprobs", 0.5), "sample s03 rank 0 has a log-probability of 0.5"),
     ("top_k", missing, "sample s03 rank 0 has no stored distributions"),
     ("top_k", put("topk_ids", 320), f"sample s03 rank 0 has the token id 320, {OUTSIDE}"),
     ("top_k", put("topk_ids", -1), f"sample s03 rank 0 has the token id -1, {OUTSIDE}"),
@@ -382,6 +384,22 @@ def test_prepared_rows_that_are_not_whole_are_prepared_again(run: RunDirectory, 
     (folder / "rows.arrow").write_bytes(whole[:-100] + bytes(100))
     made(run, same(teacher), "pseudolabels", KD)
     assert (folder / "rows.arrow").read_bytes() == whole
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["anew", "prepared before"])
+@pytest.mark.parametrize(
+    ("objective", "unfit"),
+    [({"reverse_kl": 1.0}, "reverse_kl"), ({"soft_ce": 1.0, "temperature": 2.0}, "temperature")],
+)
+def test_what_draws_do_not_tell_is_refused(
+    captured: Any, teacher: Path, objective: dict[str, float], unfit: str, before: bool
+):
+    """Distributions may have come from another run than the manifest's capture tells of."""
+    run = captured("sampled")
+    if before:
+        made(run, same(teacher), "pseudolabels", KD)
+    with pytest.raises(RunError, match=rf"s\.objective: '?{unfit}'?: draws do not tell it"):
+        made(run, same(teacher), "pseudolabels", objective)
 
 
 @pytest.mark.parametrize(("head", "fits"), [(321, True), (1000, True), (320, True), (319, False)])

@@ -85,7 +85,7 @@ def full_kl(logits: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
 
 
 def gradient(values: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    return torch.autograd.grad(values.sum(), logits)[0]
+    return torch.autograd.grad(values.sum(), logits, retain_graph=True)[0]
 
 
 def test_cross_entropy_is_that_of_torch():

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from factory.files import read_json
 from factory.query.catalog import connect
 from factory.records import RunDirectory
+from factory.training import OVER_DISTRIBUTIONS
 from tests.student.tiny import (
     SAMPLED,
     TOP_P,
@@ -285,3 +286,26 @@ def test_a_loss_that_is_not_finite_stops_the_stage(tmp_path: Path):
     assert "seqkd: stage wild, step 1: the loss is nan" in done.stderr
     assert "Traceback" not in done.stderr
     assert not run.path("student", "wild", "stage.json").exists()
+
+
+def test_every_objective_trains_alike_over_processes(tmp_path: Path):
+    """However a step is cut, the same tokens and rows are hard in it, and the loss is the same."""
+    terms = ["ce", *OVER_DISTRIBUTIONS]
+    objective = dict.fromkeys(terms, 0.1) | {"temperature": 2.0, "instance_weights": "easy_first"}
+    stage = STUDENT["stages"][0] | {"objective": objective, "epochs": 2}
+    student = STUDENT | {"stages": [stage]}
+    run = student_run(tmp_path / "run", save_teacher(tmp_path / "teacher"), student)
+    assert start_prepare(run).returncode == 0
+    curves = []
+    for processes in (1, 2):
+        made = copy(run, f"of-{processes}")
+        done = launch(made, processes)
+        assert done.returncode == 0, done.stdout + done.stderr
+        log = pq.read_table(made.path("student", "pseudolabel", "train_log.parquet")).to_pylist()
+        assert all([name for name, _ in row["terms"]] == terms for row in log)
+        assert all(value > 0 for row in log for _, value in row["terms"])
+        for row in log:
+            assert row["loss"] == pytest.approx(sum(0.1 * value for _, value in row["terms"]))
+        assert log[-1]["terms"][0][1] < log[0]["terms"][0][1]
+        curves.append([value for row in log for _, value in row["terms"]])
+    assert curves[0] == pytest.approx(curves[1], rel=2e-3, abs=1e-4)

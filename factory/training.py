@@ -78,13 +78,27 @@ class Objective(Section):
         return self
 
 
+LENGTHS = ("epochs", "steps", "tokens")
+
+
+def _is_default(value: object) -> bool:
+    """Keys that came later are left out of a dump where they say nothing: old keys stand."""
+    return value is None or value == ()
+
+
 class Stage(Section):
     """One stretch of training: its data, objective, length and schedule."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
     data: str = Field(description="pseudolabels, gold, or SQL over the views")
     objective: Objective = Objective(ce=1.0)
-    epochs: Positive = 1
+    epochs: Positive | None = Field(None, description="its length; default: 1")
+    steps: Positive | None = Field(
+        None, description="its length in optimiser steps instead", exclude_if=_is_default
+    )
+    tokens: Positive | None = Field(
+        None, description="its length in target tokens instead", exclude_if=_is_default
+    )
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     final_learning_rate: Annotated[float, Field(ge=0)] = 0.0
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -94,6 +108,16 @@ class Stage(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     clip: Annotated[float, Field(gt=0)] = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_length(cls, tree: Any) -> Any:
+        if not isinstance(tree, dict):
+            return tree
+        given = [name for name in LENGTHS if tree.get(name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"takes one length, and {' and '.join(given)} are given: leave one")
+        return tree if given else tree | {"epochs": 1}
 
 
 class DeepSpeed(Section):

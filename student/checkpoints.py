@@ -37,6 +37,11 @@ class Position:
     seconds: float = 0.0
     target_tokens: int = 0
 
+    @property
+    def epochs(self) -> int:
+        """Epochs that were begun."""
+        return self.epoch if self.within else self.epoch - 1
+
 
 class Checkpoints:
     """The folder of one stage's checkpoints: the newest state, and the best epoch's model.
@@ -62,8 +67,6 @@ class Checkpoints:
         """Write the state of all processes, name it the newest, and remove what it replaces."""
         tag = f"step-{position.step}"
         state = {"position": asdict(position)}
-        if position.step == self._newest_step():
-            tag += "-again"  # never write over the state that stands
         engine.save_checkpoint(str(self.folder), tag=tag, client_state=state, save_latest=False)
         dist.barrier()
         self._first_rank_only(self._name_newest, tag, position)
@@ -71,10 +74,6 @@ class Checkpoints:
     def epoch_model(self, epoch: int) -> Path:
         """Where the model of an epoch waits until the stage is done."""
         return self.folder / f"epoch-{epoch}"
-
-    def _newest_step(self) -> int:
-        newest = self.folder / "newest.json"
-        return int(read_json(newest)["step"]) if newest.is_file() else -1
 
     def _name_newest(self, tag: str, position: Position) -> None:
         record = {"key": self.key, "tag": tag, "step": position.step}

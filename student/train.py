@@ -54,7 +54,7 @@ def _train_stage(
     path = planned.folder / "train_log.parquet"
     log = TrainLog(run, path, planned.stage.name, steps_before, first)
     title = f"training {planned.stage.name}"
-    with progress(title, trainer.total_steps) if first else nullcontext(_silent) as advance:
+    with progress(title, trainer.course.steps) if first else nullcontext(_silent) as advance:
         position = trainer.train(log, advance)
     trainer.keep_best(position)
     record = _record(run, planned, position, log.write())
@@ -75,7 +75,7 @@ def _record(
         "key": planned.key,
         "files": [file],
         "steps": position.step,
-        "epochs": planned.stage.epochs,
+        "epochs": position.epochs,
         "best_epoch": position.best,
         "metric": "chrf" if position.scores else None,
         "scores": position.scores,

@@ -141,6 +141,16 @@ MANIFESTS: dict[str, tuple[Edits, str, list[str]]] = {
         ["stage names must differ: gold stands twice"],
     ),
     "no stage": ({STAGES: []}, "manifest.yaml student.stages:", ["at least 1 item"]),
+    "two lengths of a stage": (
+        {STAGES: [STAGE | {"epochs": 2, "steps": 100}]},
+        "manifest.yaml student.stages.0:",
+        ["takes one length, and epochs and steps are given: leave one"],
+    ),
+    "a stage of no steps": (
+        {STAGES: [STAGE | {"steps": 0}]},
+        "manifest.yaml student.stages.0.steps: 0:",
+        ["greater than or equal to 1"],
+    ),
     "a zero learning rate": (
         {STAGES: [STAGE | {"learning_rate": 0}]},
         "manifest.yaml student.stages.0.learning_rate: 0:",

@@ -83,7 +83,7 @@ LENGTHS = ("epochs", "steps", "tokens")
 
 def _is_default(value: object) -> bool:
     """Keys that came later are left out of a dump where they say nothing: old keys stand."""
-    return value is None or value == ()
+    return value in (None, (), "all")
 
 
 class Stage(Section):
@@ -91,6 +91,11 @@ class Stage(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
     data: str = Field(description="pseudolabels, gold, or SQL over the views")
+    targets: Literal["all", "one_each_epoch"] = Field(
+        "all",
+        description="where a source has several: every epoch all of them, or the next of them",
+        exclude_if=_is_default,
+    )
     objective: Objective = Objective(ce=1.0)
     epochs: Positive | None = Field(None, description="its length; default: 1")
     steps: Positive | None = Field(

@@ -4,9 +4,29 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
+
+from factory.errors import RunError
 from factory.training import Stage
 from student.batches import Indices, plan_epoch, seed_of
 from student.dataset import StageRows
+from student.portions import Portion
+
+
+def check_course(stage: Stage, rows: StageRows, processes: int) -> None:
+    """Refuse what a stage's rows do not allow.
+
+    Raises:
+        RunError: there are fewer rows than processes, or no source has the targets to choose from.
+    """
+    if len(rows) < processes:
+        remedy = f"the stage {stage.name} has {len(rows)} rows: start no more processes than rows"
+        raise RunError("student.processes", processes, remedy)
+    if stage.targets == "one_each_epoch":
+        ids = rows.sample_ids()
+        if len(ids.unique()) == len(ids):
+            place = f"student.stages.{stage.name}.targets"
+            raise RunError(place, stage.targets, "no source has two: raise judge.per_source")
 
 
 class Course:
@@ -20,16 +40,24 @@ class Course:
     def __init__(self, stage: Stage, rows: StageRows, seed: int) -> None:
         self._stage, self._rows, self._seed = stage, rows, seed
         self.lengths = rows.prompt_lengths + rows.target_lengths
+        ids = rows.sample_ids() if stage.targets == "one_each_epoch" else None
+        self._portion = Portion(np.arange(len(self.lengths)), seed_of(seed, stage.name, 0), ids)
         self.steps = self._count()
 
     def epoch(self, number: int) -> list[Indices]:
         """Row indices of each step of an epoch, from 1; the stage may end within it."""
         seed = seed_of(self._seed, self._stage.name, number)
-        return plan_epoch(self.lengths, self._stage.batch_tokens, seed)
+        rows = self._rows_of(number)
+        steps = plan_epoch(self.lengths[rows], self._stage.batch_tokens, seed)
+        return [rows[step] for step in steps]
 
     def tokens(self, step: Indices) -> int:
         """Target tokens of a step."""
         return int(self._rows.target_lengths[step].sum())
+
+    def _rows_of(self, number: int) -> Indices:
+        count = len(self._portion)
+        return self._portion.take((number - 1) * count, count)
 
     def _count(self) -> int:
         if self._stage.steps:

@@ -161,6 +161,12 @@ class StageRows:
             for name, (offsets, values) in self._batches[at].items()
         }
 
+    def sample_ids(self) -> pa.StringArray:
+        """The sample id of each row."""
+        batches = [self._file.get_batch(i) for i in range(self._file.num_record_batches)]
+        columns = [batch.column("sample_id") for batch in batches]
+        return pa.concat_arrays([pa.array([], pa.string()), *columns])
+
     @staticmethod
     def _lengths(batches: list[pa.RecordBatch], name: str) -> Ints:
         lengths = [pc.list_value_length(batch.column(name)).to_numpy() for batch in batches]

@@ -15,7 +15,8 @@ from factory.manifest import Manifest, Teacher
 from factory.models import context_of
 from factory.prompting.tokenizing import load_tokenizer, tokenizer_fingerprint
 from factory.records import RunDirectory
-from student.dataset import Text, prepare
+from student.course import check_course
+from student.dataset import StageRows, Text, prepare
 from student.entry import run_process
 from student.initialise import Initialised, count_parameters, initialise, parameters_of, save
 from student.plan import INIT, InitRecord, init_key, student_of
@@ -47,7 +48,9 @@ def prepare_run(run: RunDirectory, _: str) -> None:
     )
     for stage in student.stages:
         wanted = Wanted(stage, stage.objective.forward_kl > 0, init.vocabulary)
-        prepare(run, wanted, text, run.path("student", stage.name, "data"))
+        rows = run.path("student", stage.name, "data")
+        prepare(run, wanted, text, rows)
+        check_course(stage, StageRows(rows), student.processes)
 
 
 def _start(run: RunDirectory, manifest: Manifest, folder: Path) -> InitRecord:

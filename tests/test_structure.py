@@ -43,8 +43,8 @@ FACTORY = [
 STUDENT = [
     "student",
     "entry", "schedule", "logprobs", "objectives", "scores",
-    "checkpoints", "log", "initialise", "tokenizers", "rows", "dataset", "batches", "course",
-    "plan",
+    "checkpoints", "log", "initialise", "tokenizers", "rows", "dataset", "batches",
+    "portions", "course", "plan",
     "prepare",
     "validation", "trainer", "train",
     "systems", "decode", "evaluate",

@@ -5,26 +5,36 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from factory.errors import RunError
 from factory.training import Stage
 from student.batches import plan_epoch, seed_of
-from student.course import Course
+from student.course import Course, check_course
+from student.portions import Portion
 
 
 class Rows:
     """What a course asks of `StageRows`."""
 
-    def __init__(self, targets: list[int]) -> None:
+    def __init__(self, targets: list[int], ids: str = "") -> None:
         self.target_lengths = np.array(targets, np.int32)
         self.prompt_lengths = np.ones_like(self.target_lengths)
+        self.ids = ids
+
+    def __len__(self) -> int:
+        return len(self.target_lengths)
+
+    def sample_ids(self) -> pa.Array:
+        return pa.array(list(self.ids))
 
 
-def course(targets: list[int], **keys: Any) -> Course:
+def course(sizes: list[int], ids: str = "", **keys: Any) -> Course:
     """The course of a stage over rows of so many target tokens, and a prompt of one."""
-    rows: Any = Rows(targets)
+    rows: Any = Rows(sizes, ids)
     return Course(Stage(name="s", data="gold", batch_tokens=12, **keys), rows, seed=17)
 
 
@@ -74,3 +84,57 @@ def test_keys_that_came_later_are_in_no_key_where_they_say_nothing():
     cut = Stage(name="s", data="gold", steps=3).model_dump(mode="json")
     assert (cut["epochs"], cut["steps"]) == (None, 3)
     assert Stage.model_validate(cut).steps == 3
+
+
+def rows_of(made: Course, epoch: int) -> list[int]:
+    """The rows of an epoch, in the order of the file."""
+    return sorted(int(row) for step in made.epoch(epoch) for row in step)
+
+
+IDS = "aabacbcccdd"  # rows of the sources a, b, c, d: three, two, four and two of them
+OF = {name: [row for row, other in enumerate(IDS) if other == name] for name in "abcd"}
+
+
+def test_one_target_of_each_source_an_epoch_and_another_each_time():
+    made = course([1] * len(IDS), IDS, targets="one_each_epoch", epochs=12)
+    epochs = [rows_of(made, number) for number in range(1, 13)]
+    assert all("".join(sorted(IDS[row] for row in rows)) == "abcd" for rows in epochs)
+    for rows in OF.values():
+        taken = [row for epoch in epochs for row in epoch if row in rows]
+        first = rows.index(taken[0])
+        assert taken == [rows[(first + turn) % len(rows)] for turn in range(12)]
+    again = course([1] * len(IDS), IDS, targets="one_each_epoch", epochs=1)
+    assert rows_of(again, 5) == epochs[4]
+
+
+def test_sources_begin_with_unlike_targets():
+    made = course(
+        [1] * 200, "".join(chr(100 + i) * 2 for i in range(100)), targets="one_each_epoch"
+    )
+    assert 30 < sum(row % 2 for row in rows_of(made, 1)) < 70
+
+
+@given(st.integers(1, 9), st.integers(0, 40), st.integers(0, 40))
+def test_a_sequence_passes_over_every_row_before_any_comes_again(rows, first, count):
+    portion = Portion(np.arange(rows) + 100, seed=3)
+    taken = portion.take(first, count)
+    assert len(taken) == count
+    whole = portion.take(0, first + count).tolist()
+    assert sorted([*portion.take(0, first), *taken]) == whole
+    seen = [whole.count(row) for row in range(100, 100 + rows)]
+    assert max(seen) - min(seen) <= 1
+
+
+@pytest.mark.parametrize(
+    ("ids", "processes", "words"),
+    [
+        ("abc", 4, ["student.processes: 4:", "has 3 rows"]),
+        ("abc", 3, ["student.stages.s.targets: 'one_each_epoch':", "raise judge.per_source"]),
+    ],
+)
+def test_what_the_rows_do_not_allow(ids: str, processes: int, words: list[str]):
+    rows: Any = Rows([1] * len(ids), ids)
+    stage = Stage(name="s", data="gold", targets="one_each_epoch")
+    with pytest.raises(RunError) as error:
+        check_course(stage, rows, processes)
+    assert all(word in str(error.value) for word in words)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from factory.sections import Fraction, Positive, Section
 
@@ -86,6 +87,14 @@ def _is_default(value: object) -> bool:
     return value in (None, (), "all")
 
 
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"is no regular expression: {error}") from None
+    return pattern
+
+
 class Stage(Section):
     """One stretch of training: its data, objective, length and schedule."""
 
@@ -110,6 +119,11 @@ class Stage(Section):
     warmup: Fraction = Field(0.05, description="share of the stage's steps")
     batch_tokens: Positive = Field(8192, description="real tokens per optimiser step, all ranks")
     micro_batch_tokens: Positive = Field(8192, description="padded tokens per forward pass")
+    freeze: tuple[Annotated[str, AfterValidator(_compiles)], ...] = Field(
+        (),
+        description="regular expressions: parameters with one in their name stay as they are",
+        exclude_if=_is_default,
+    )
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     clip: Annotated[float, Field(gt=0)] = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -18,9 +18,10 @@ from factory.records import RunDirectory
 from student.course import check_course
 from student.dataset import StageRows, Text, prepare
 from student.entry import run_process
-from student.initialise import Initialised, count_parameters, initialise, parameters_of, save
+from student.initialise import Initialised, count_parameters, initialise, load, parameters_of, save
 from student.plan import INIT, InitRecord, init_key, student_of
 from student.rows import Wanted
+from student.schedule import freeze
 from student.tokenizers import student_tokenizer
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ def prepare_run(run: RunDirectory, _: str) -> None:
         init.encoder_decoder,
     )
     for stage in student.stages:
+        if stage.freeze:
+            freeze(load(str(folder)), stage)
         wanted = Wanted(stage, stage.objective.forward_kl > 0, init.vocabulary)
         rows = run.path("student", stage.name, "data")
         prepare(run, wanted, text, rows)

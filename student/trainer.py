@@ -31,7 +31,7 @@ from student.initialise import load
 from student.log import TrainLog
 from student.objectives import Weights, combine, per_token
 from student.plan import PlannedStage, student_of
-from student.schedule import learning_rate, parameter_groups
+from student.schedule import freeze, learning_rate, parameter_groups
 from student.validation import Validator
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ class StageTrainer:
         self.weights = Weights(terms, self.stage.label_smoothing)
         model = load(str(planned.start))
         model.train()
+        freeze(model, self.stage)
         self.head = TargetHead(model)
         self.layout = layout_of(model, self.tokenizer)
         groups = parameter_groups(model, self.stage.weight_decay)

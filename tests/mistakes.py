@@ -151,6 +151,11 @@ MANIFESTS: dict[str, tuple[Edits, str, list[str]]] = {
         "manifest.yaml student.stages.0.steps: 0:",
         ["greater than or equal to 1"],
     ),
+    "a broken pattern of names": (
+        {STAGES: [STAGE | {"freeze": ["layers.("]}]},
+        "manifest.yaml student.stages.0.freeze.0: 'layers.(':",
+        ["is no regular expression"],
+    ),
     "a zero learning rate": (
         {STAGES: [STAGE | {"learning_rate": 0}]},
         "manifest.yaml student.stages.0.learning_rate: 0:",

@@ -11,7 +11,7 @@ from factory.decoding import Generate
 from factory.evaluation import Evaluate
 from factory.judgement import Judge
 from factory.sections import Dtype, Fraction, Positive, Section
-from factory.training import GOLD_STAGE, PSEUDOLABEL_STAGE, Student
+from factory.training import GOLD_STAGE, PSEUDOLABEL_STAGE, Stage, Student
 
 
 class Split(Section):
@@ -190,12 +190,20 @@ class Manifest(Section):
             if self.prompt.messages and not split.path:
                 raise ValueError(f"prompt.messages names a field: data.{name} needs path")
         for stage in self.student.stages if self.student else ():
+            self._validates(stage)
             if stage.objective.forward_kl and self.logits.capture == "none":
                 raise ValueError(
                     f"student.stages.{stage.name}: forward_kl needs distributions: "
                     "set logits.capture to top_k, top_p or sampled"
                 )
         return self
+
+    def _validates(self, stage: Stage) -> None:
+        """What counts validations needs some."""
+        given = [key for key in ("patience", "validate_steps") if getattr(stage, key)]
+        if given and not (self.data.validation and self.data.validation.target):
+            place = f"student.stages.{stage.name}.{given[0]}"
+            raise ValueError(f"{place} needs validation: give data.validation with its target")
 
     def _works_without_teacher(self) -> None:
         if self.student is None:

@@ -113,6 +113,16 @@ class Stage(Section):
     tokens: Positive | None = Field(
         None, description="its length in target tokens instead", exclude_if=_is_default
     )
+    validate_steps: Positive | None = Field(
+        None,
+        description="optimiser steps between validations; default: one after every epoch",
+        exclude_if=_is_default,
+    )
+    patience: Positive | None = Field(
+        None,
+        description="validations without gain after which the stage ends early",
+        exclude_if=_is_default,
+    )
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     final_learning_rate: Annotated[float, Field(ge=0)] = 0.0
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -164,7 +174,7 @@ class Student(Section):
     deepspeed: DeepSpeed = DeepSpeed()
     processes: Positive = 1
     checkpoint_steps: Positive = Field(500, description="optimiser steps between checkpoints")
-    validate_rows: Positive = Field(200, description="validation sources decoded each epoch")
+    validate_rows: Positive = Field(200, description="validation sources decoded each time")
 
     @model_validator(mode="after")
     def _stages_differ(self) -> Self:

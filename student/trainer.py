@@ -122,23 +122,21 @@ class StageTrainer:
         return position
 
     def keep_best(self, position: Position) -> None:
-        """Put the best epoch's model where the stage's model stands."""
-        waiting = self.checkpoints.epoch_model(position.best)
+        """Put the best model where the stage's model stands."""
+        waiting = self.checkpoints.model(position.best)
         if self.rank == 0 and waiting.is_dir():
             shutil.rmtree(self.planned.model, ignore_errors=True)
             waiting.rename(self.planned.model)
         dist.barrier()
 
     def _over(self, position: Position) -> bool:
-        return position.step >= self.course.steps
+        return position.step >= self.course.steps or position.stalled(self.stage.patience)
 
     def _epoch(self, position: Position, log: TrainLog, advance: Advance) -> None:
         plan = self.course.epoch(position.epoch)
         for step in plan[position.within :]:
             self._take(step, position, log, advance)
-            if ended := position.within == len(plan):
-                position.epoch, position.within = position.epoch + 1, 0
-            self._pause(position, ended, log)
+            self._pause(position, len(plan), log)
             if self._over(position):
                 return
 
@@ -156,22 +154,27 @@ class StageTrainer:
         log.add(position, outcome.loss, outcome.terms, rate, outcome.tokens, seconds)
         advance(1, f"loss {outcome.loss:.3f}, {outcome.tokens / seconds:,.0f} tok/s")
 
-    def _pause(self, position: Position, ended: bool, log: TrainLog) -> None:
+    def _pause(self, position: Position, epoch_steps: int, log: TrainLog) -> None:
         """Between two steps: keep and score the model where that is due, and the state."""
+        if ended := position.within == epoch_steps:
+            position.epoch, position.within = position.epoch + 1, 0
         last = position.step == self.course.steps
-        if last or (ended and self.validator):
-            self._keep(position)
-        if last or ended or position.step % self.student.checkpoint_steps == 0:
+        every = self.stage.validate_steps
+        due = position.step % every == 0 if every else ended
+        if last or (due and self.validator):
+            self._keep(position, position.epoch - 1 + position.within / epoch_steps)
+        if last or due or ended or position.step % self.student.checkpoint_steps == 0:
             log.write()
             self.checkpoints.save(self.engine, position)
 
-    def _keep(self, position: Position) -> None:
+    def _keep(self, position: Position, epochs: float) -> None:
         """Export the present model, and score it where the run has a validation split."""
         began = time.monotonic()
-        epoch = position.epochs
-        folder = self.checkpoints.epoch_model(epoch)
+        position.steps.append(position.step)
+        position.epochs.append(epochs)
+        folder = self.checkpoints.model(len(position.steps))
         export(self.engine, self.tokenizer, folder, self._whole)
-        position.best = position.best or epoch
+        position.best = position.best or len(position.steps)
         if self.validator:
             position.scores.append(self.validator.score(folder))
             position.best = 1 + int(np.argmax(position.scores))
@@ -179,7 +182,7 @@ class StageTrainer:
 
     @cached_property
     def validator(self) -> Validator | None:
-        """What scores epochs, or None where the run has no validation split."""
+        """What scores models, or None where the run has no validation split."""
         validator = Validator(self.run, self.manifest, self.tokenizer)
         return validator if len(validator) else None
 

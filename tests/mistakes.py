@@ -156,6 +156,11 @@ MANIFESTS: dict[str, tuple[Edits, str, list[str]]] = {
         "manifest.yaml student.stages.0.freeze.0: 'layers.(':",
         ["is no regular expression"],
     ),
+    "patience without validation": (
+        {STAGES: [STAGE | {"patience": 2}], "data.validation": REMOVED},
+        "manifest.yaml",
+        ["student.stages.gold.patience needs validation: give data.validation with its target"],
+    ),
     "a zero learning rate": (
         {STAGES: [STAGE | {"learning_rate": 0}]},
         "manifest.yaml student.stages.0.learning_rate: 0:",

@@ -211,7 +211,7 @@ class Manifest(Section):
         if self.student.init.from_teacher:
             raise ValueError("student.init.from_teacher needs a teacher")
         for stage in self.student.stages:
-            if stage.data == "pseudolabels":
+            if "pseudolabels" in stage.shares:
                 raise ValueError(f"student.stages.{stage.name}: pseudolabels need a teacher")
         if self.candidates_from:
             raise ValueError("candidates_from needs the teacher section that made them")

@@ -95,11 +95,22 @@ def _compiles(pattern: str) -> str:
     return pattern
 
 
+Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _some(mixture: dict[str, Weight]) -> dict[str, Weight]:
+    if not mixture:
+        raise ValueError("names no selection: give pseudolabels, gold or SQL, each with its weight")
+    return mixture
+
+
 class Stage(Section):
     """One stretch of training: its data, objective, length and schedule."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
-    data: str = Field(description="pseudolabels, gold, or SQL over the views")
+    data: str | Annotated[dict[str, Weight], AfterValidator(_some)] = Field(
+        description="pseudolabels, gold, or SQL over the views; or several, with weights"
+    )
     targets: Literal["all", "one_each_epoch"] = Field(
         "all",
         description="where a source has several: every epoch all of them, or the next of them",
@@ -137,6 +148,12 @@ class Stage(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     clip: Annotated[float, Field(gt=0)] = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """What part of an epoch's rows each selection gives; they add up to 1."""
+        weights = {self.data: 1.0} if isinstance(self.data, str) else self.data
+        return {data: weight / sum(weights.values()) for data, weight in weights.items()}
 
     @model_validator(mode="before")
     @classmethod

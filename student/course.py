@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pyarrow as pa
 
 from factory.errors import RunError
 from factory.training import Stage
@@ -13,7 +15,7 @@ from student.dataset import StageRows
 from student.portions import Portion
 
 
-def check_course(stage: Stage, rows: StageRows, processes: int) -> None:
+def check_course(stage: Stage, rows: StageRows, portions: Sequence[int], processes: int) -> None:
     """Refuse what a stage's rows do not allow.
 
     Raises:
@@ -23,25 +25,43 @@ def check_course(stage: Stage, rows: StageRows, processes: int) -> None:
         remedy = f"the stage {stage.name} has {len(rows)} rows: start no more processes than rows"
         raise RunError("student.processes", processes, remedy)
     if stage.targets == "one_each_epoch":
-        ids = rows.sample_ids()
-        if len(ids.unique()) == len(ids):
+        parts = [ids for _, ids in _parts(rows, portions)]
+        if all(len(ids.unique()) == len(ids) for ids in parts):
             place = f"student.stages.{stage.name}.targets"
             raise RunError(place, stage.targets, "no source has two: raise judge.per_source")
 
 
+def _parts(rows: StageRows, portions: Sequence[int]) -> Iterator[tuple[Indices, pa.StringArray]]:
+    """Row indices and sample ids of each portion."""
+    ids, first = rows.sample_ids(), 0
+    for count in portions:
+        yield np.arange(first, first + count), ids.slice(first, count)
+        first += count
+
+
 class Course:
     """A function of seed, stage and rows alone: whoever takes it up goes on as it was begun.
+
+    An epoch of a mixture is as long as its portions together, and takes of each as many rows as
+    its share says: of a small one some rows several times, of a large one not all.
 
     Attributes:
         lengths: int32 [rows], prompt and target tokens of each row.
         steps: optimiser steps of the whole stage.
     """
 
-    def __init__(self, stage: Stage, rows: StageRows, seed: int) -> None:
+    def __init__(
+        self, stage: Stage, rows: StageRows, seed: int, portions: Sequence[int] = ()
+    ) -> None:
         self._stage, self._rows, self._seed = stage, rows, seed
         self.lengths = rows.prompt_lengths + rows.target_lengths
-        ids = rows.sample_ids() if stage.targets == "one_each_epoch" else None
-        self._portion = Portion(np.arange(len(self.lengths)), seed_of(seed, stage.name, 0), ids)
+        by_source = stage.targets == "one_each_epoch"
+        self._portions = [
+            Portion(indices, seed_of(seed, stage.name, number), ids if by_source else None)
+            for number, (indices, ids) in enumerate(_parts(rows, portions or [len(rows)]))
+        ]
+        whole = sum(map(len, self._portions))
+        self._counts = [max(1, round(share * whole)) for share in stage.shares.values()]
         self.steps = self._count()
 
     def epoch(self, number: int) -> list[Indices]:
@@ -56,8 +76,8 @@ class Course:
         return int(self._rows.target_lengths[step].sum())
 
     def _rows_of(self, number: int) -> Indices:
-        count = len(self._portion)
-        return self._portion.take((number - 1) * count, count)
+        parts = zip(self._portions, self._counts, strict=True)
+        return np.concatenate([part.take((number - 1) * count, count) for part, count in parts])
 
     def _count(self) -> int:
         if self._stage.steps:

@@ -52,8 +52,8 @@ def prepare_run(run: RunDirectory, _: str) -> None:
             freeze(load(str(folder)), stage)
         wanted = Wanted(stage, stage.objective.forward_kl > 0, init.vocabulary)
         rows = run.path("student", stage.name, "data")
-        prepare(run, wanted, text, rows)
-        check_course(stage, StageRows(rows), student.processes)
+        data = prepare(run, wanted, text, rows)
+        check_course(stage, StageRows(rows), data.portions or [data.rows], student.processes)
 
 
 def _start(run: RunDirectory, manifest: Manifest, folder: Path) -> InitRecord:

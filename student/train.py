@@ -88,6 +88,7 @@ def _record(
         "seconds": round(position.seconds, 3),
         "target_tokens": position.target_tokens,
         "rows": planned.data.rows,
+        "portions": dict(zip(planned.stage.shares, planned.data.portions, strict=False)),
         "excluded": planned.data.excluded,
         "verdicts": run.step("judge").get("key"),
         "parameters": planned.init.parameters,

@@ -93,7 +93,7 @@ class StageTrainer:
         self.world, self.rank = dist.get_world_size(), dist.get_rank()
         self.tokenizer: PreTrainedTokenizerFast = load_tokenizer(str(planned.start))
         self.rows = StageRows(planned.folder / "data")
-        self.course = Course(self.stage, self.rows, manifest.seed)
+        self.course = Course(self.stage, self.rows, manifest.seed, planned.data.portions)
         terms = {name: weight for name, weight in self.stage.objective if weight}
         self.weights = Weights(terms, self.stage.label_smoothing)
         model = load(str(planned.start))

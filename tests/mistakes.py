@@ -141,26 +141,6 @@ MANIFESTS: dict[str, tuple[Edits, str, list[str]]] = {
         ["stage names must differ: gold stands twice"],
     ),
     "no stage": ({STAGES: []}, "manifest.yaml student.stages:", ["at least 1 item"]),
-    "two lengths of a stage": (
-        {STAGES: [STAGE | {"epochs": 2, "steps": 100}]},
-        "manifest.yaml student.stages.0:",
-        ["takes one length, and epochs and steps are given: leave one"],
-    ),
-    "a stage of no steps": (
-        {STAGES: [STAGE | {"steps": 0}]},
-        "manifest.yaml student.stages.0.steps: 0:",
-        ["greater than or equal to 1"],
-    ),
-    "a broken pattern of names": (
-        {STAGES: [STAGE | {"freeze": ["layers.("]}]},
-        "manifest.yaml student.stages.0.freeze.0: 'layers.(':",
-        ["is no regular expression"],
-    ),
-    "patience without validation": (
-        {STAGES: [STAGE | {"patience": 2}], "data.validation": REMOVED},
-        "manifest.yaml",
-        ["student.stages.gold.patience needs validation: give data.validation with its target"],
-    ),
     "a zero learning rate": (
         {STAGES: [STAGE | {"learning_rate": 0}]},
         "manifest.yaml student.stages.0.learning_rate: 0:",

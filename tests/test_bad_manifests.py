@@ -16,6 +16,7 @@ from factory import cli
 from tests.mistakes import MANIFESTS, REMOVED, SETTINGS, SOURCES, TEXTS, Edits
 from tests.mistakes_of_decoding import DECODINGS
 from tests.mistakes_of_judging import JUDGINGS
+from tests.mistakes_of_training import STAGINGS
 from tests.models import manifest_tree, write_corpus, write_manifest_file
 
 SIZES = {"train": 6, "validation": 2, "test": 2}
@@ -97,7 +98,7 @@ def without_an_accelerator() -> Iterator[None]:
         yield
 
 
-EDITED = MANIFESTS | DECODINGS | JUDGINGS
+EDITED = MANIFESTS | DECODINGS | JUDGINGS | STAGINGS
 
 
 @pytest.mark.parametrize("name", EDITED)

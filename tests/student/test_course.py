@@ -32,10 +32,11 @@ class Rows:
         return pa.array(list(self.ids))
 
 
-def course(sizes: list[int], ids: str = "", **keys: Any) -> Course:
+def course(sizes: list[int], ids: str = "", portions: tuple[int, ...] = (), **keys: Any) -> Course:
     """The course of a stage over rows of so many target tokens, and a prompt of one."""
-    rows: Any = Rows(sizes, ids)
-    return Course(Stage(name="s", data="gold", batch_tokens=12, **keys), rows, seed=17)
+    rows: Any = Rows(sizes, ids or "?" * len(sizes))
+    stage = Stage(**{"name": "s", "data": "gold", "batch_tokens": 12} | keys)
+    return Course(stage, rows, 17, portions)
 
 
 LENGTHS = st.lists(st.integers(1, 11), min_size=1, max_size=40)
@@ -136,5 +137,33 @@ def test_what_the_rows_do_not_allow(ids: str, processes: int, words: list[str]):
     rows: Any = Rows([1] * len(ids), ids)
     stage = Stage(name="s", data="gold", targets="one_each_epoch")
     with pytest.raises(RunError) as error:
-        check_course(stage, rows, processes)
+        check_course(stage, rows, [len(ids)], processes)
     assert all(word in str(error.value) for word in words)
+
+
+MIXTURE = {"pseudolabels": 1.4, "gold": 0.6}
+
+
+def test_a_mixture_draws_by_its_weights_and_passes_over_every_row():
+    made = course([1] * 40, portions=(30, 10), data=MIXTURE)
+    epochs = [rows_of(made, number) for number in range(1, 6)]
+    for rows in epochs:
+        assert (sum(row < 30 for row in rows), sum(row >= 30 for row in rows)) == (28, 12)
+    taken = [row for rows in epochs for row in rows]
+    assert {taken.count(row) for row in range(30)} == {4, 5}
+    assert {taken.count(row) for row in range(30, 40)} == {6}
+    assert rows_of(course([1] * 40, portions=(30, 10), data=MIXTURE), 4) == epochs[3] != epochs[2]
+
+
+def test_a_selection_of_next_to_no_weight_is_not_left_out():
+    made = course([1] * 9, portions=(8, 1), data={"pseudolabels": 1.0, "gold": 1e-6})
+    assert rows_of(made, 1).count(8) == 1
+
+
+def test_a_mixture_takes_one_target_of_each_source_of_its_selection():
+    """Sources a, b and c of the first selection have two targets; a and b stand in both."""
+    made = course([1] * 8, "aabbccab", (6, 2), data=MIXTURE, targets="one_each_epoch")
+    for number in range(1, 4):
+        rows = rows_of(made, number)  # five sources: 3.5 and 1.5 of them are four and two
+        assert (len([row for row in rows if row < 6]), len(rows)) == (4, 6)
+        assert {row // 2 for row in rows} == {0, 1, 2, 3}

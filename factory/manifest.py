@@ -191,6 +191,7 @@ class Manifest(Section):
                 raise ValueError(f"prompt.messages names a field: data.{name} needs path")
         for stage in self.student.stages if self.student else ():
             self._captures_what_is_trained_on(stage)
+            self._validates(stage)
         return self
 
     def _captures_what_is_trained_on(self, stage: Stage) -> None:
@@ -207,13 +208,20 @@ class Manifest(Section):
                 "set logits.capture to top_k or top_p, or train on forward_kl"
             )
 
+    def _validates(self, stage: Stage) -> None:
+        """What counts validations needs some."""
+        given = [key for key in ("patience", "validate_steps") if getattr(stage, key)]
+        if given and not (self.data.validation and self.data.validation.target):
+            place = f"student.stages.{stage.name}.{given[0]}"
+            raise ValueError(f"{place} needs validation: give data.validation with its target")
+
     def _works_without_teacher(self) -> None:
         if self.student is None:
             raise ValueError("needs teacher, student, or both")
         if self.student.init.from_teacher:
             raise ValueError("student.init.from_teacher needs a teacher")
         for stage in self.student.stages:
-            if stage.data == "pseudolabels":
+            if "pseudolabels" in stage.shares:
                 raise ValueError(f"student.stages.{stage.name}: pseudolabels need a teacher")
         if self.candidates_from:
             raise ValueError("candidates_from needs the teacher section that made them")

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from factory.sections import Fraction, Positive, Section
 
@@ -185,22 +192,91 @@ class Objective(Section):
         return bool(self.atkd) or self.instance_weights != "none"
 
 
+LENGTHS = ("epochs", "steps", "tokens")
+
+
+def _is_default(value: object) -> bool:
+    """Keys that came later are left out of a dump where they say nothing: old keys stand."""
+    return value in (None, (), "all")
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"is no regular expression: {error}") from None
+    return pattern
+
+
+Share = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _some(mixture: dict[str, Share]) -> dict[str, Share]:
+    if not mixture:
+        raise ValueError("names no selection: give pseudolabels, gold or SQL, each with its weight")
+    return mixture
+
+
 class Stage(Section):
     """One stretch of training: its data, objective, length and schedule."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
-    data: str = Field(description="pseudolabels, gold, or SQL over the views")
+    data: str | Annotated[dict[str, Share], AfterValidator(_some)] = Field(
+        description="pseudolabels, gold, or SQL over the views; or several, with weights"
+    )
+    targets: Literal["all", "one_each_epoch"] = Field(
+        "all",
+        description="where a source has several: every epoch all of them, or the next of them",
+        exclude_if=_is_default,
+    )
     objective: Objective = Objective(ce=1.0)
-    epochs: Positive = 1
+    epochs: Positive | None = Field(None, description="its length; default: 1")
+    steps: Positive | None = Field(
+        None, description="its length in optimiser steps instead", exclude_if=_is_default
+    )
+    tokens: Positive | None = Field(
+        None, description="its length in target tokens instead", exclude_if=_is_default
+    )
+    validate_steps: Positive | None = Field(
+        None,
+        description="optimiser steps between validations; default: one after every epoch",
+        exclude_if=_is_default,
+    )
+    patience: Positive | None = Field(
+        None,
+        description="validations without gain after which the stage ends early",
+        exclude_if=_is_default,
+    )
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     final_learning_rate: Annotated[float, Field(ge=0)] = 0.0
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup: Fraction = Field(0.05, description="share of the stage's steps")
     batch_tokens: Positive = Field(8192, description="real tokens per optimiser step, all ranks")
     micro_batch_tokens: Positive = Field(8192, description="padded tokens per forward pass")
+    freeze: tuple[Annotated[str, AfterValidator(_compiles)], ...] = Field(
+        (),
+        description="regular expressions: parameters with one in their name stay as they are",
+        exclude_if=_is_default,
+    )
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     clip: Annotated[float, Field(gt=0)] = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """What part of an epoch's rows each selection gives; they add up to 1."""
+        weights = {self.data: 1.0} if isinstance(self.data, str) else self.data
+        return {data: weight / sum(weights.values()) for data, weight in weights.items()}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_length(cls, tree: Any) -> Any:
+        if not isinstance(tree, dict):
+            return tree
+        given = [name for name in LENGTHS if tree.get(name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"takes one length, and {' and '.join(given)} are given: leave one")
+        return tree if given else tree | {"epochs": 1}
 
 
 class DeepSpeed(Section):
@@ -228,7 +304,7 @@ class Student(Section):
     deepspeed: DeepSpeed = DeepSpeed()
     processes: Positive = 1
     checkpoint_steps: Positive = Field(500, description="optimiser steps between checkpoints")
-    validate_rows: Positive = Field(200, description="validation sources decoded each epoch")
+    validate_rows: Positive = Field(200, description="validation sources decoded each time")
 
     @model_validator(mode="after")
     def _stages_differ(self) -> Self:

@@ -24,8 +24,9 @@ Whole = Callable[[torch.nn.Parameter], AbstractContextManager[Any]]
 class Position:
     """How far a stage has come. `step` counts optimiser steps of the stage, `epoch` from 1.
 
-    `within` is how many steps of the present epoch are done; `best` the epoch whose model is
-    kept, with `scores` by epoch (empty where nothing validates).
+    `within` is how many steps of the present epoch are done. Of every model that was exported
+    `steps` and `epochs` say when (a part of an epoch is a fraction), `scores` how well it writes
+    (empty where nothing validates); `best` is the number, from 1, of the one that is kept.
     """
 
     key: str
@@ -34,12 +35,23 @@ class Position:
     within: int = 0
     best: int = 0
     scores: list[float] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    epochs: list[float] = field(default_factory=list)
     seconds: float = 0.0
     target_tokens: int = 0
 
+    @property
+    def begun(self) -> int:
+        """Epochs that were begun."""
+        return self.epoch if self.within else self.epoch - 1
+
+    def stalled(self, patience: int | None) -> bool:
+        """Whether so many scores have passed since the best."""
+        return patience is not None and len(self.scores) - self.best >= patience
+
 
 class Checkpoints:
-    """The folder of one stage's checkpoints: the newest state, and the best epoch's model.
+    """The folder of one stage's checkpoints: the newest state, and the best model.
 
     `newest.json` names the state that is whole; everything else in the folder is left over.
     """
@@ -62,24 +74,18 @@ class Checkpoints:
         """Write the state of all processes, name it the newest, and remove what it replaces."""
         tag = f"step-{position.step}"
         state = {"position": asdict(position)}
-        if position.step == self._newest_step():
-            tag += "-again"  # never write over the state that stands
         engine.save_checkpoint(str(self.folder), tag=tag, client_state=state, save_latest=False)
         dist.barrier()
         self._first_rank_only(self._name_newest, tag, position)
 
-    def epoch_model(self, epoch: int) -> Path:
-        """Where the model of an epoch waits until the stage is done."""
-        return self.folder / f"epoch-{epoch}"
-
-    def _newest_step(self) -> int:
-        newest = self.folder / "newest.json"
-        return int(read_json(newest)["step"]) if newest.is_file() else -1
+    def model(self, number: int) -> Path:
+        """Where an exported model waits until the stage is done."""
+        return self.folder / f"model-{number}"
 
     def _name_newest(self, tag: str, position: Position) -> None:
         record = {"key": self.key, "tag": tag, "step": position.step}
         write_json(self.folder / "newest.json", record)
-        kept = {tag, self.epoch_model(position.best).name}
+        kept = {tag, self.model(position.best).name}
         for other in self.folder.iterdir():
             if other.is_dir() and other.name not in kept:
                 shutil.rmtree(other)

@@ -64,7 +64,8 @@ class Text:
 class DataRecord:
     """What stands in a stage's data folder; written after the rows themselves.
 
-    `drawn` says whether their distributions were sampled; None where they have none.
+    `drawn` says whether their distributions were sampled; None where they have none. `portions`
+    are the rows of each selection of a mixture, in its order; they lie one after another.
     """
 
     key: str
@@ -74,6 +75,7 @@ class DataRecord:
     prompt_tokens: int = 0
     target_tokens: int = 0
     excluded: dict[str, int] = field(default_factory=dict)
+    portions: list[int] = field(default_factory=list)
 
     def count(self, prompts: Any, targets: Any) -> None:
         """Add a batch of kept rows, given the lengths of their parts."""
@@ -87,7 +89,9 @@ def data_key(run: RunDirectory, wanted: Wanted, text: Text) -> str:
     files = [file["sha256"] for table in tables_of(wanted) for file in run.files(table)]
     vocabulary = wanted.vocabulary if wanted.distributions else None
     prompt = text.prompt.model_dump(mode="json")
-    facts = [LAYOUT, wanted.stage.data, wanted.distributions, vocabulary, files, prompt]
+    data = wanted.stage.data
+    told = data if isinstance(data, str) else list(data)  # weights do not change the rows
+    facts = [LAYOUT, told, wanted.distributions, vocabulary, files, prompt]
     start = [] if text.start is None else [text.start]
     return digest([*facts, text.fingerprint, text.same_as_teacher, text.context, *start])
 
@@ -112,13 +116,21 @@ def prepare(run: RunDirectory, wanted: Wanted, text: Text, folder: Path) -> Data
         pa.OSFile(str(temporary), "wb") as sink,
         pa.ipc.new_file(sink, schema) as writer,
     ):
-        for batch in _batches(run, wanted, text, record, schema):
-            writer.write_batch(batch)
-    if not record.rows:
-        raise no_rows(wanted, record.excluded)
+        for part in wanted.portions():
+            for batch in _batches(run, part, text, record, schema):
+                writer.write_batch(batch)
+            _close(part, record)
     record.sha256 = file_digest(folder / ROWS)
     write_json(folder / "data.json", asdict(record))
     return record
+
+
+def _close(part: Wanted, record: DataRecord) -> None:
+    """Count the rows that a selection gave, which must be some."""
+    rows = record.rows - sum(record.portions)
+    if not rows:
+        raise no_rows(part, record.excluded)
+    record.portions.append(rows)
 
 
 def read_record(folder: Path) -> DataRecord | None:
@@ -164,6 +176,12 @@ class StageRows:
             name: values[offsets[inner] : offsets[inner + 1]]
             for name, (offsets, values) in self._batches[at].items()
         }
+
+    def sample_ids(self) -> pa.StringArray:
+        """The sample id of each row."""
+        batches = [self._file.get_batch(i) for i in range(self._file.num_record_batches)]
+        columns = [batch.column("sample_id") for batch in batches]
+        return pa.concat_arrays([pa.array([], pa.string()), *columns])
 
     @staticmethod
     def _lengths(batches: list[pa.RecordBatch], name: str) -> Ints:

@@ -18,11 +18,13 @@ from factory.models import context_of
 from factory.prompting.tokenizing import load_tokenizer, target_start, tokenizer_fingerprint
 from factory.records import RunDirectory
 from student.copying import copied_parameters
-from student.dataset import Text, prepare
+from student.course import check_course
+from student.dataset import StageRows, Text, prepare
 from student.entry import run_process
-from student.initialise import Initialised, count_parameters, initialise, save
+from student.initialise import Initialised, count_parameters, initialise, load, save
 from student.plan import INIT, InitRecord, init_key, student_of
 from student.rows import Wanted
+from student.schedule import freeze
 from student.tokenizers import student_tokenizer
 
 if TYPE_CHECKING:
@@ -53,8 +55,12 @@ def prepare_run(run: RunDirectory, _: str) -> None:
         target_start(tokenizer, manifest.generate.first_token, str(folder)),
     )
     for stage in student.stages:
+        if stage.freeze:
+            freeze(load(str(folder)), stage)
         wanted = Wanted(stage, bool(stage.objective.distributions), init.vocabulary)
-        prepare(run, wanted, text, run.path("student", stage.name, "data"))
+        rows = run.path("student", stage.name, "data")
+        data = prepare(run, wanted, text, rows)
+        check_course(stage, StageRows(rows), data.portions or [data.rows], student.processes)
 
 
 def _start(run: RunDirectory, manifest: Manifest, folder: Path) -> InitRecord:

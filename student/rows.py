@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -105,16 +105,31 @@ class Wanted:
     stage: Stage
     distributions: bool
     vocabulary: int
+    selection: str | None = None
+
+    def portions(self) -> list[Wanted]:
+        """The same of each selection of a mixture."""
+        if isinstance(self.stage.data, str):
+            return [self]
+        return [replace(self, selection=data) for data in self.stage.data]
+
+    @property
+    def data(self) -> str:
+        """One selection: `pseudolabels`, `gold`, or SQL."""
+        [data] = [self.selection] if self.selection else self.stage.shares
+        return data
 
     @property
     def place(self) -> str:
         """Where in the manifest a mistake stands."""
-        return f"student.stages.{self.stage.name}.data"
+        of_mixture = f".{self.selection}" if self.selection in BUILT_IN else ""
+        return f"student.stages.{self.stage.name}.data{of_mixture}"
 
 
 def tables_of(wanted: Wanted) -> tuple[str, ...]:
     """The stored tables that the rows of a stage come from."""
-    named = TABLES.get(wanted.stage.data, EVERY_TABLE)
+    parts = [TABLES.get(part.data, EVERY_TABLE) for part in wanted.portions()]
+    named = tuple(dict.fromkeys(table for part in parts for table in part))
     return (*named, "logits") if wanted.distributions and "logits" not in named else named
 
 
@@ -126,7 +141,7 @@ def stage_rows(run: RunDirectory, wanted: Wanted) -> Iterator[Iterable[pa.Record
         RunError: the selection lacks a column.
         QueryError: it is not one reading statement, or DuckDB refuses it.
     """
-    data = wanted.stage.data.rstrip().rstrip(";")
+    data = wanted.data.rstrip().rstrip(";")
     if data in BUILT_IN:
         yield _built_in(run, data, wanted)
     else:
@@ -179,9 +194,9 @@ def no_rows(wanted: Wanted, excluded: dict[str, int]) -> RunError:
     """The error of a stage without rows."""
     if excluded:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in excluded.items())
-        return RunError(wanted.place, wanted.stage.data, f"no row can be used ({reasons})")
-    remedy = EMPTY.get(wanted.stage.data, "the query gives no row: mend it")
-    return RunError(wanted.place, wanted.stage.data, remedy)
+        return RunError(wanted.place, wanted.data, f"no row can be used ({reasons})")
+    remedy = EMPTY.get(wanted.data, "the query gives no row: mend it")
+    return RunError(wanted.place, wanted.data, remedy)
 
 
 def _columns_of(run: RunDirectory, sql: str, wanted: Wanted) -> set[str]:
@@ -196,7 +211,7 @@ def _columns_of(run: RunDirectory, sql: str, wanted: Wanted) -> set[str]:
         remedy = f"lacks the column {sorted(missing)[0]}: select sample_id, source and target"
         told = wanted.stage.objective.distributions
         remedy += f", and token_ids for {told[0]}" if told else ""
-        raise RunError(wanted.place, wanted.stage.data, remedy)
+        raise RunError(wanted.place, wanted.data, remedy)
     return columns
 
 

@@ -6,6 +6,7 @@ goes on from its newest checkpoint.
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import nullcontext
 from typing import Any
@@ -54,10 +55,11 @@ def _train_stage(
     path = planned.folder / "train_log.parquet"
     log = TrainLog(run, path, planned.stage.name, steps_before, first)
     title = f"training {planned.stage.name}"
-    with progress(title, trainer.total_steps) if first else nullcontext(_silent) as advance:
+    with progress(title, trainer.course.steps) if first else nullcontext(_silent) as advance:
         position = trainer.train(log, advance)
     trainer.keep_best(position)
     record = _record(run, planned, position, log.write())
+    record["planned_steps"] = trainer.course.steps
     if first:
         weights = sorted(planned.model.iterdir())
         record["files"] += [record_file(run, path, "model") for path in weights]
@@ -75,13 +77,18 @@ def _record(
         "key": planned.key,
         "files": [file],
         "steps": position.step,
-        "epochs": planned.stage.epochs,
-        "best_epoch": position.best,
+        "epochs": position.begun,
+        "best": position.best,
+        "best_epoch": math.ceil(position.epochs[position.best - 1]),
+        "best_step": position.steps[position.best - 1],
         "metric": "chrf" if position.scores else None,
         "scores": position.scores,
+        "scored_steps": position.steps,
+        "scored_epochs": position.epochs,
         "seconds": round(position.seconds, 3),
         "target_tokens": position.target_tokens,
         "rows": planned.data.rows,
+        "portions": dict(zip(planned.stage.shares, planned.data.portions, strict=False)),
         "excluded": planned.data.excluded,
         "verdicts": run.step("judge").get("key"),
         "parameters": planned.init.parameters,

@@ -22,8 +22,9 @@ from factory.progress import Advance
 from factory.prompting.tokenizing import load_tokenizer
 from factory.records import RunDirectory
 from factory.training import Stage, Student
-from student.batches import Indices, Layout, collate, plan_epoch, seed_of, split_step
+from student.batches import Indices, Layout, collate, seed_of, split_step
 from student.checkpoints import Checkpoints, Position, export
+from student.course import Course
 from student.dataset import StageRows
 from student.difficulty import Known, realised_of
 from student.entry import stop_if_abandoned
@@ -31,7 +32,7 @@ from student.initialise import load
 from student.log import TrainLog
 from student.objectives import Weights, combine, per_token
 from student.plan import PlannedStage, student_of
-from student.schedule import learning_rate, parameter_groups
+from student.schedule import freeze, learning_rate, parameter_groups
 from student.validation import Validator
 
 if TYPE_CHECKING:
@@ -99,10 +100,11 @@ class StageTrainer:
         self.world, self.rank = dist.get_world_size(), dist.get_rank()
         self.tokenizer: PreTrainedTokenizerFast = load_tokenizer(str(planned.start))
         self.rows = StageRows(planned.folder / "data")
-        self.lengths = self.rows.prompt_lengths + self.rows.target_lengths
+        self.course = Course(self.stage, self.rows, manifest.seed, planned.data.portions)
         self.weights = _weights_of(self.stage)
         model = load(str(planned.start))
         model.train()
+        freeze(model, self.stage)
         self.head = TargetHead(model)
         self.layout = layout_of(model, self.tokenizer)
         groups = parameter_groups(model, self.stage.weight_decay)
@@ -121,64 +123,72 @@ class StageTrainer:
         position = self.checkpoints.resume(self.engine)
         log.cut(position.step)
         advance(position.step, "")
-        while position.epoch <= self.stage.epochs:
+        while not self._over(position):
             self._epoch(position, log, advance)
-            self._close_epoch(position, log)
         return position
 
-    @cached_property
-    def total_steps(self) -> int:
-        """Optimiser steps of the whole stage."""
-        return sum(len(self._plan(epoch)) for epoch in range(1, self.stage.epochs + 1))
-
     def keep_best(self, position: Position) -> None:
-        """Put the best epoch's model where the stage's model stands."""
-        waiting = self.checkpoints.epoch_model(position.best)
+        """Put the best model where the stage's model stands."""
+        waiting = self.checkpoints.model(position.best)
         if self.rank == 0 and waiting.is_dir():
             shutil.rmtree(self.planned.model, ignore_errors=True)
             waiting.rename(self.planned.model)
         dist.barrier()
 
-    def _plan(self, epoch: int) -> list[Indices]:
-        seed = seed_of(self.manifest.seed, self.stage.name, epoch)
-        return plan_epoch(self.lengths, self.stage.batch_tokens, seed)
+    def _over(self, position: Position) -> bool:
+        return position.step >= self.course.steps or position.stalled(self.stage.patience)
 
     def _epoch(self, position: Position, log: TrainLog, advance: Advance) -> None:
-        for step in self._plan(position.epoch)[position.within :]:
-            stop_if_abandoned()
-            began = time.monotonic()
-            rate = learning_rate(self.stage, position.step, self.total_steps)
-            outcome = self._step(step, position.step, rate)
-            seconds = time.monotonic() - began
-            position.step += 1
-            position.within += 1
-            position.seconds += seconds
-            position.target_tokens += outcome.tokens
-            log.add(position, outcome.loss, outcome.terms, rate, outcome.tokens, seconds)
-            advance(1, f"loss {outcome.loss:.3f}, {outcome.tokens / seconds:,.0f} tok/s")
-            if position.step % self.student.checkpoint_steps == 0:
-                log.write()
-                self.checkpoints.save(self.engine, position)
+        plan = self.course.epoch(position.epoch)
+        for step in plan[position.within :]:
+            self._take(step, position, log, advance)
+            self._pause(position, len(plan), log)
+            if self._over(position):
+                return
 
-    def _close_epoch(self, position: Position, log: TrainLog) -> None:
-        """Export and score the epoch's model where epochs compete, else the last one's."""
+    def _take(self, step: Indices, position: Position, log: TrainLog, advance: Advance) -> None:
+        """One optimiser step, told in the log and the progress line."""
+        stop_if_abandoned()
         began = time.monotonic()
-        epoch, last = position.epoch, position.epoch == self.stage.epochs
-        if self.validator or last:
-            folder = self.checkpoints.epoch_model(epoch)
-            export(self.engine, self.tokenizer, folder, self._whole)
-            position.best = position.best or epoch
+        rate = learning_rate(self.stage, position.step, self.course.steps)
+        outcome = self._step(step, position.step, rate)
+        seconds = time.monotonic() - began
+        position.step += 1
+        position.within += 1
+        position.seconds += seconds
+        position.target_tokens += outcome.tokens
+        log.add(position, outcome.loss, outcome.terms, rate, outcome.tokens, seconds)
+        advance(1, f"loss {outcome.loss:.3f}, {outcome.tokens / seconds:,.0f} tok/s")
+
+    def _pause(self, position: Position, epoch_steps: int, log: TrainLog) -> None:
+        """Between two steps: keep and score the model where that is due, and the state."""
+        if ended := position.within == epoch_steps:
+            position.epoch, position.within = position.epoch + 1, 0
+        last = position.step == self.course.steps
+        every = self.stage.validate_steps
+        due = position.step % every == 0 if every else ended
+        if last or (due and self.validator):
+            self._keep(position, position.epoch - 1 + position.within / epoch_steps)
+        if last or due or ended or position.step % self.student.checkpoint_steps == 0:
+            log.write()
+            self.checkpoints.save(self.engine, position)
+
+    def _keep(self, position: Position, epochs: float) -> None:
+        """Export the present model, and score it where the run has a validation split."""
+        began = time.monotonic()
+        position.steps.append(position.step)
+        position.epochs.append(epochs)
+        folder = self.checkpoints.model(len(position.steps))
+        export(self.engine, self.tokenizer, folder, self._whole)
+        position.best = position.best or len(position.steps)
         if self.validator:
-            position.scores.append(self.validator.score(self.checkpoints.epoch_model(epoch)))
+            position.scores.append(self.validator.score(folder))
             position.best = 1 + int(np.argmax(position.scores))
-        position.epoch, position.within = epoch + 1, 0
         position.seconds += time.monotonic() - began
-        log.write()
-        self.checkpoints.save(self.engine, position)
 
     @cached_property
     def validator(self) -> Validator | None:
-        """What scores epochs, or None where the run has no validation split."""
+        """What scores models, or None where the run has no validation split."""
         validator = Validator(self.run, self.manifest, self.tokenizer)
         return validator if len(validator) else None
 
@@ -192,8 +202,8 @@ class StageTrainer:
     def _step(self, step: Indices, number: int, rate: float) -> Outcome:
         """One optimiser step; the loss is a mean over its target tokens, of all processes."""
         torch.manual_seed(seed_of(self.manifest.seed, self.stage.name, number, self.rank))
-        tokens = int(self.rows.target_lengths[step].sum())
-        rounds = split_step(step, self.lengths, self.world, self.stage.micro_batch_tokens)
+        tokens = self.course.tokens(step)
+        rounds = split_step(step, self.course.lengths, self.world, self.stage.micro_batch_tokens)
         realised = self._realised(step, number)
         sums = torch.zeros(len(self.weights.terms), dtype=torch.float32, device=self.engine.device)
         for index, pieces in enumerate(rounds):
@@ -212,7 +222,7 @@ class StageTrainer:
         if not objective.realised:
             return None
         easy_first = objective.instance_weights == "easy_first"
-        progress = (number + 1) / self.total_steps if easy_first else None
+        progress = (number + 1) / self.course.steps if easy_first else None
         return realised_of(self.rows, step, progress)
 
     def _accumulate(self, piece: Indices, tokens: int, realised: Known | None) -> torch.Tensor:

@@ -17,6 +17,7 @@ from tests.mistakes import MANIFESTS, REMOVED, SETTINGS, SOURCES, TEXTS, Edits
 from tests.mistakes_of_decoding import DECODINGS
 from tests.mistakes_of_evaluating import EVALUATIONS
 from tests.mistakes_of_judging import JUDGINGS
+from tests.mistakes_of_training import STAGINGS
 from tests.models import manifest_tree, write_corpus, write_manifest_file
 
 SIZES = {"train": 6, "validation": 2, "test": 2}
@@ -98,7 +99,7 @@ def without_an_accelerator() -> Iterator[None]:
         yield
 
 
-EDITED = MANIFESTS | DECODINGS | JUDGINGS | EVALUATIONS
+EDITED = MANIFESTS | DECODINGS | JUDGINGS | EVALUATIONS | STAGINGS
 
 
 @pytest.mark.parametrize("name", EDITED)

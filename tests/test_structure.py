@@ -46,7 +46,7 @@ STUDENT = [
     "student",
     "entry", "schedule", "logprobs", "divergences", "objectives", "scores",
     "checkpoints", "log", "copying", "initialise", "tokenizers", "rows", "dataset", "difficulty",
-    "batches", "plan", "prepare",
+    "batches", "portions", "course", "plan", "prepare",
     "validation", "trainer", "train",
     "systems", "decode", "evaluate",
 ]  # fmt: skip

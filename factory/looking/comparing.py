@@ -63,8 +63,8 @@ def compare(
         `runs`: a row for each run: `run`, `path`, `teacher`, `student_parameters`,
             `teacher_parameters`, `teacher_tokens` (generated), `trained_tokens` (target tokens
             over all epochs), `pseudolabels` and `gold` (rows trained on), `stages` (rows: `stage`,
-            `data`, `rows`, `epochs`, `tokens`, `parameters`), `seconds` (of each step, wall time),
-            `total_seconds`, `cost` (None without a price).
+            `data`, `rows`, `epochs`, `tokens`, `parameters`, `portions`: rows by selection),
+            `seconds` (of each step, wall time), `total_seconds`, `cost` (None without a price).
         `notes`: a line for everything that could not be compared, and why.
 
     Raises:
@@ -193,7 +193,7 @@ def _figures(side: Side, price_per_hour: float | None) -> Row:
         if step in record["steps"]
     }
     total = round(sum(seconds.values()), 3)
-    used = {kind: max((s["rows"] for s in stages if s["data"] == kind), default=0) for kind in DATA}
+    used = {kind: max((s["portions"].get(kind, 0) for s in stages), default=0) for kind in DATA}
     return {
         "run": side.name,
         "path": str(side.run.root),
@@ -212,9 +212,18 @@ def _figures(side: Side, price_per_hour: float | None) -> Row:
 
 def _stages(run: RunDirectory) -> Iterator[Row]:
     student = run.manifest().student
-    data = {stage.name: stage.data for stage in student.stages} if student else {}
+    shares = {stage.name: stage.shares for stage in student.stages} if student else {}
     for record in run.stage_records():
-        facts = {"stage": record["stage"], "data": data.get(record["stage"])}
+        data = shares.get(record["stage"], {})
+        facts = {"stage": record["stage"], "data": _mixture(data)}
         names = {"rows": 0, "epochs": None, "parameters": None}
         facts |= {name: record.get(name, default) for name, default in names.items()}
-        yield facts | {"tokens": record.get("target_tokens")}
+        portions = record.get("portions") or dict.fromkeys(data, record.get("rows", 0))
+        yield facts | {"tokens": record.get("target_tokens"), "portions": portions}
+
+
+def _mixture(shares: dict[str, float]) -> str | None:
+    """The data of a stage in words: one selection, or several with their shares."""
+    if len(shares) > 1:
+        return " + ".join(f"{share:.0%} {data}" for data, share in shares.items())
+    return next(iter(shares), None)

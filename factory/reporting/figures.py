@@ -121,18 +121,24 @@ def _bytes(run: RunDirectory) -> list[Facts]:
 
 
 def _validation(run: RunDirectory) -> list[Facts]:
-    """What each epoch of each stage scored on the validation rows."""
+    """What the models of each stage scored on the validation rows, and after how many epochs."""
     return [
         {
             "stage": record["stage"],
             "epoch": epoch,
             "metric": record["metric"],
             "score": score,
-            "best": epoch == record.get("best_epoch"),
+            "best": number == record.get("best", record.get("best_epoch")),
         }
         for record in run.stage_records()
-        for epoch, score in enumerate(record.get("scores") or (), 1)
+        for number, (epoch, score) in enumerate(_scored(record), 1)
     ]
+
+
+def _scored(record: Facts) -> list[tuple[float, float]]:
+    """Epochs gone and score of each validation; older records have one an epoch."""
+    scores = record.get("scores") or []
+    return list(zip(record.get("scored_epochs", range(1, len(scores) + 1)), scores, strict=False))
 
 
 def _compared(run: RunDirectory, beside: Sequence[RunDirectory]) -> Tables:

@@ -288,8 +288,8 @@ def _training(tables: Tables) -> list[Figure]:
     if scored:
         metric = NAMES.get(scored[0]["metric"], "score")
         spec = charts.curves("epoch", "score", "stage", scored, metric, marks=True)
-        title = f"Validation {metric} after each epoch"
-        figures.append(Figure("validation", title, "The best epoch is kept.", scored, spec))
+        title = f"Validation {metric} by epoch"
+        figures.append(Figure("validation", title, "The best model is kept.", scored, spec))
     rows = tables["training"]
     for column, title in (("lr", "Learning rate"), ("tokens_per_second", "Target tokens a second")):
         if any(row[column] is not None for row in rows):

@@ -84,13 +84,17 @@ def other(context: int = 64) -> Text:
     return Text(tokenizer, prompt, tokenizer_fingerprint(tokenizer), False, context)
 
 
-def wanted(data: str, objective: dict[str, float], **more: Any) -> Wanted:
+def wanted(data: str | dict[str, float], objective: dict[str, float], **more: Any) -> Wanted:
     stage = Stage.model_validate({"name": "s", "data": data, "objective": objective, **more})
     return Wanted(stage, bool(stage.objective.distributions), 320)
 
 
 def made(
-    run: RunDirectory, text: Text, data: str, objective: dict[str, float], **more: Any
+    run: RunDirectory,
+    text: Text,
+    data: str | dict[str, float],
+    objective: dict[str, float],
+    **more: Any,
 ) -> tuple[DataRecord, StageRows]:
     folder = run.path("student", "s", "data")
     record = prepare(run, wanted(data, objective, **more), text, folder)
@@ -293,6 +297,40 @@ def test_prepared_rows_stand_until_something_changes(run: RunDirectory, teacher:
     assert path.stat().st_mtime_ns == first
     made(run, same(teacher), "pseudolabels", CE)
     assert path.stat().st_mtime_ns > first
+
+
+UPPER = "SELECT sample_id, source, upper(target) AS target FROM gold;"
+
+
+def test_the_selections_of_a_mixture_lie_one_after_another(run: RunDirectory, teacher: Path):
+    mixture = {"pseudolabels": 2.0, UPPER: 1.0, "gold": 1.0}
+    record, rows = made(run, same(teacher), mixture, CE)
+    assert record.portions == [40, 20, 20]
+    assert rows.sample_ids().to_pylist()[38:42] == ["s38", "s39", "s00", "s02"]
+    tokenizer = load_tokenizer(str(teacher))
+    target = tokenizer.decode(rows.row(40)["target_ids"][:-1])
+    assert target == tokenizer.decode(rows.row(60)["target_ids"][:-1]).upper() != ""
+    path = run.path("student", "s", "data", "rows.arrow")
+    first = path.stat().st_mtime_ns
+    made(run, same(teacher), mixture | {"gold": 5.0}, CE)
+    assert path.stat().st_mtime_ns == first
+
+
+@pytest.mark.parametrize(
+    ("data", "objective", "words"),
+    [
+        ("SELECT * FROM gold WHERE false", CE, ["s.data: 'SELECT * FROM gold", "gives no row"]),
+        ("SELECT sample_id, target FROM gold", CE, ["s.data: 'SELECT", "source"]),
+        ("gold", KD, ["student.stages.s.data.gold: sample s00", "has no stored distributions"]),
+    ],
+    ids=["no row", "no column", "no distributions"],
+)
+def test_a_selection_of_a_mixture_is_refused_by_name(
+    run: RunDirectory, teacher: Path, data: str, objective: dict[str, float], words: list[str]
+):
+    with pytest.raises(RunError) as error:
+        made(run, same(teacher), {"pseudolabels": 1.0, data: 1.0}, objective)
+    assert all(word in str(error.value) for word in words), str(error.value)
 
 
 def put(name: str, value: Any) -> Change:

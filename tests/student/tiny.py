@@ -78,7 +78,10 @@ def student_run(
         logits=capture,
         generate={"max_new_tokens": 12},
         student=student,
-        data={name: {"path": "/nowhere/rows.tsv"} for name in ("train", "validation", "test")},
+        data={
+            name: {"path": "/nowhere/rows.tsv", "target": "target"}
+            for name in ("train", "validation", "test")
+        },
         **sections,
     )
     tokenizer = load_tokenizer(str(teacher))

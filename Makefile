@@ -23,7 +23,7 @@ help:  ## this list
 
 setup: $(STAMP)  ## create .venv and install what this machine can use (CPU or GPU)
 
-demo: $(STAMP)  ## teacher, factory and student on a corpus of our own, in under five minutes
+demo: $(STAMP)  ## teacher, factory and student on a corpus of our own, in about five minutes
 	$(BIN)/python manifests/demo/demo.py
 
 test: $(STAMP)  ## the tests, less the wide matrix

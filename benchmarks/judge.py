@@ -67,7 +67,8 @@ def main() -> None:
     source = RunDirectory.existing(options.run)
     with tempfile.TemporaryDirectory() as aside:
         folder = options.keep or Path(aside)
-        for rows, families in ((options.rows, IN_SQL), (options.library_rows, IN_LIBRARIES)):
+        asked = vars(options)
+        for rows, families in ((asked["rows"], IN_SQL), (asked["library_rows"], IN_LIBRARIES)):
             if rows:
                 report(*make(source, folder / f"{families[-1]}-{rows}", rows), families)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -35,9 +36,9 @@ class SentenceMean(Metric):
         super().__init__()  # type: ignore[no-untyped-call]  # sacreBLEU's
         self.name, self.settings = name, settings
 
+    @abstractmethod
     def sentence(self, hypothesis: str, reference: str) -> float:
         """The figure of one sentence, from 0 to 1."""
-        raise NotImplementedError
 
     def _preprocess_segment(self, sent: str) -> str:
         return unicodedata.normalize("NFC", sent)

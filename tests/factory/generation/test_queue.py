@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from factory.errors import ManifestError
 from factory.files import write_json
+from factory.generation import placement
 from factory.generation.placement import available_cores, places
 from factory.generation.queue import Queue, clear, finished, freeze, release
 from factory.manifest import Teacher
@@ -87,9 +88,7 @@ def teacher(replicas, **options):
 
 
 def test_replicas_get_ranges_of_cores_or_groups_of_accelerators(monkeypatch):
-    monkeypatch.setattr(
-        "factory.generation.placement.library_versions", lambda: {"torch": "2.13.0"}
-    )
+    monkeypatch.setattr(placement, "library_versions", lambda: {"torch": "2.13.0"})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,GPU-7")
     groups = [place.environment for place in places(teacher(2, tensor_parallel_size=2))]
     assert groups == [{"CUDA_VISIBLE_DEVICES": "4,5"}, {"CUDA_VISIBLE_DEVICES": "6,GPU-7"}]

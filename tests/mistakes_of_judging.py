@@ -20,9 +20,9 @@ JUDGINGS: dict[str, tuple[Edits, str, list[str]]] = {
     "a rule that is no predicate": (
         _own("n_words_target"),
         "judge.rules.mine: 'n_words_target':",
-        ["gives a BIGINT, not true or false: write one condition over signals"],
+        ["gives BIGINT, not true or false: write one condition over signals"],
     ),
-    "a rule of text": (_own("language_target"), "judge.rules.mine:", ["gives a VARCHAR, not true"]),
+    "a rule of text": (_own("language_target"), "judge.rules.mine:", ["gives VARCHAR, not true"]),
     "an unknown signal": (
         _own("lenght_ratio < 2"),
         "judge.rules.mine: 'lenght_ratio < 2':",

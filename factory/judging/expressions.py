@@ -42,7 +42,7 @@ def check_condition(sql: str, place: str) -> frozenset[str]:
     query = f"SELECT (\n{sql}\n) FROM signals"
     columns = written.columns(written.parsed(query, "SELECT (true) FROM signals", _select_list))
     if (kind := written.bound(query)) != duckdb.sqltypes.BOOLEAN:
-        raise written.mistake(f"gives a {kind}, not true or false")
+        raise written.mistake(f"gives {kind}, not true or false")
     return columns
 
 

@@ -138,7 +138,7 @@ BAD = {
         [{"own": {"sql": "n_word_target < 9"}}],
         "judge.rules.own: 'n_word_target < 9': 'n_word_target' is no signal: did you mean 'n_",
     ),
-    "no predicate": ([{"own": {"sql": "n_words_target"}}], "gives a BIGINT, not true or false"),
+    "no predicate": ([{"own": {"sql": "n_words_target"}}], "gives BIGINT, not true or false"),
     "sql that is a number": ([{"own": {"sql": 3}}], "judge.rules.own.sql: 3: must be SQL: quote"),
     "a parameter of sql": ([{"own": {"sql": "copy", "max": 3}}], "own.max: 3: sql takes no param"),
     "a shipped name": ([{"copy": {"sql": "rank = 0"}}], "'copy': is a shipped rule's name: choose"),

@@ -185,7 +185,7 @@ def check_start(manifest: Manifest, teachers: PreTrainedTokenizerFast | None) ->
     if manifest.student is None:
         return None
     init = manifest.student.init
-    tokenizer = _tokenizer(init, teachers)
+    tokenizer = start_tokenizer(init, teachers)
     train = init.tokenizer.train if init.tokenizer else None
     size = len(tokenizer) if tokenizer else train.vocab_size if train else None
     config = _config(manifest, init, size)
@@ -224,10 +224,15 @@ def _config(manifest: Manifest, init: Init, size: int | None) -> Any:
     return config
 
 
-def _tokenizer(
+def start_tokenizer(
     init: Init, teachers: PreTrainedTokenizerFast | None
 ) -> PreTrainedTokenizerFast | None:
-    """The student's tokenizer, or None where it is to be trained."""
+    """The student's tokenizer, or None where it is to be trained.
+
+    Raises:
+        ManifestError: there is nothing to take one from.
+        PromptError: it cannot be loaded.
+    """
     if init.tokenizer and init.tokenizer.train:
         return None
     named = (init.tokenizer.model if init.tokenizer else None) or init.model

@@ -223,5 +223,7 @@ class Manifest(Section):
         for stage in self.student.stages:
             if "pseudolabels" in stage.shares:
                 raise ValueError(f"student.stages.{stage.name}: pseudolabels need a teacher")
+            if stage.objective.hidden:
+                raise ValueError(f"student.stages.{stage.name}: hidden needs a teacher")
         if self.candidates_from:
             raise ValueError("candidates_from needs the teacher section that made them")

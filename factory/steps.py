@@ -17,6 +17,7 @@ from factory.generation.score import GOLD, score_targets
 from factory.judging.signals import check_signals, signal_keys
 from factory.judging.verdicts import Ruling
 from factory.manifest import Manifest
+from factory.matching import check_matching
 from factory.models import ModelFacts, model_facts
 from factory.programs import check_programs, program_files
 from factory.prompting.prompts import Prompter
@@ -89,7 +90,7 @@ def make_plan(manifest: Manifest, limit: int = 0) -> Plan:
     if manifest.generate.first_token is not None:
         first_token_id(tokenizer, manifest.generate.first_token)
     prompter = Prompter(tokenizer, manifest.prompt)
-    check_start(manifest, tokenizer)
+    check_matching(manifest, check_start(manifest, tokenizer), tokenizer)
     return Plan(manifest, facts, prompter, tokenizer_fingerprint(tokenizer), limit)
 
 

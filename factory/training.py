@@ -113,6 +113,7 @@ OVER_DISTRIBUTIONS = (
     "soft_ce",
     "atkd",
 )
+TERMS = ("ce", *OVER_DISTRIBUTIONS, "hidden")
 OF_DRAWS = ("forward_kl", "soft_ce")
 TEMPERED = ("forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "soft_ce")
 READERS = {
@@ -120,6 +121,7 @@ READERS = {
     "skew_alpha": ("skew_kl", "skew_reverse_kl"),
     "temperature": TEMPERED,
     "instance_weights": OVER_DISTRIBUTIONS,
+    "hidden_layers": ("hidden",),
 }
 
 Weight = Annotated[float, Field(ge=0)]
@@ -140,6 +142,9 @@ class Objective(Section):
     tvd: Weight = Field(0.0, description="total variation distance")
     soft_ce: Weight = Field(0.0, description="cross-entropy with the teacher's distribution")
     atkd: Weight = Field(0.0, description="hard and easy tokens taught differently")
+    hidden: Weight = Field(
+        0.0, description="squared distance to the hidden states of the teacher, loaded beside"
+    )
     jsd_beta: Between = Field(0.5, description="share of the teacher in the mixture")
     skew_alpha: Between = Field(0.1, description="share that is mixed in")
     temperature: Annotated[float, Field(gt=0, le=100)] = Field(
@@ -147,6 +152,11 @@ class Objective(Section):
     )
     instance_weights: Literal["none", "easy_first"] = Field(
         "none", description="rows the teacher finds hard count more and more"
+    )
+    hidden_layers: dict[int, int] | tuple[int, ...] | None = Field(
+        None,
+        description="student's layer: teacher's, from 0; or the teacher's of each, in order;"
+        " default: as they are copied, the last with the last",
     )
 
     @model_validator(mode="after")
@@ -156,6 +166,18 @@ class Objective(Section):
         for key, readers in READERS.items():
             if key in self.model_fields_set and not self.terms.keys() & set(readers):
                 raise ValueError(f"nothing reads {key}: remove it, or weigh {readers[0]}")
+        return self
+
+    @model_validator(mode="after")
+    def _names_layers(self) -> Self:
+        asked = self.hidden_layers
+        if asked is None:
+            return self
+        numbers = (*asked, *asked.values()) if isinstance(asked, dict) else asked
+        if not numbers:
+            raise ValueError("hidden_layers names no layer: name some, or leave it out")
+        if below := [number for number in numbers if number < 0]:
+            raise ValueError(f"hidden_layers: {below[0]} is no layer: they are numbered from 0")
         return self
 
     @model_serializer(mode="wrap")
@@ -172,13 +194,13 @@ class Objective(Section):
     @property
     def terms(self) -> dict[str, float]:
         """The terms that have a weight."""
-        weights = {name: float(getattr(self, name)) for name in ("ce", *OVER_DISTRIBUTIONS)}
+        weights = {name: float(getattr(self, name)) for name in TERMS}
         return {name: weight for name, weight in weights.items() if weight}
 
     @property
     def distributions(self) -> list[str]:
         """Those of them that need the teacher's distributions."""
-        return [name for name in self.terms if name != "ce"]
+        return [name for name in self.terms if name in OVER_DISTRIBUTIONS]
 
     @property
     def not_of_draws(self) -> str | None:

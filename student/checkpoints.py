@@ -15,7 +15,7 @@ import torch.distributed as dist
 from factory.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 Whole = Callable[[torch.nn.Parameter], AbstractContextManager[Any]]
 
@@ -97,21 +97,23 @@ class Checkpoints:
         dist.barrier()
 
 
-def export(engine: Any, tokenizer: PreTrainedTokenizerFast, folder: Path, whole: Whole) -> None:
+def export(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, whole: Whole
+) -> None:
     """Write the present model as a Hugging Face folder; all processes take part.
 
     `whole` makes one parameter whole while a body runs, so that no process holds more than the
     first, and that one no more than the model.
     """
     state = {}
-    for name, parameter in engine.module.named_parameters():
+    for name, parameter in model.named_parameters():
         with whole(parameter):
             if dist.get_rank() == 0:
                 state[name] = parameter.detach().cpu().clone()
     if dist.get_rank() == 0:
-        saved = engine.module.state_dict()
-        buffers = {n: b.cpu() for n, b in engine.module.named_buffers() if n in saved}
+        saved = model.state_dict()
+        buffers = {n: b.cpu() for n, b in model.named_buffers() if n in saved}
         shutil.rmtree(folder, ignore_errors=True)
-        engine.module.save_pretrained(folder, state_dict=state | buffers)
+        model.save_pretrained(folder, state_dict=state | buffers)
         tokenizer.save_pretrained(folder)
     dist.barrier()

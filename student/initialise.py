@@ -77,8 +77,13 @@ def parameters_of(model: str, revision: str | None) -> int:
     return architecture.count_parameters(read_config(model, revision, "model"))
 
 
-def load(model: str, revision: str | None = None) -> PreTrainedModel:
-    """Load a stored model in float32, from safetensors alone.
+def load(
+    model: str,
+    revision: str | None = None,
+    place: str = "student.init",
+    dtype: torch.dtype = torch.float32,
+) -> PreTrainedModel:
+    """Load a stored model, from safetensors alone; `place` is where the manifest names it.
 
     Raises:
         RunError: it cannot be loaded.
@@ -88,11 +93,11 @@ def load(model: str, revision: str | None = None) -> PreTrainedModel:
     try:
         config = AutoConfig.from_pretrained(model, revision=revision)
         return model_class(config).from_pretrained(
-            model, revision=revision, dtype=torch.float32, use_safetensors=True
+            model, revision=revision, dtype=dtype, use_safetensors=True
         )
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise RunError("student.init", model, f"cannot be loaded: {reason}") from None
+        raise RunError(place, model, f"cannot be loaded: {reason}") from None
 
 
 def _from_config(given: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:

@@ -211,7 +211,9 @@ def per_token(
     weights: Weights,
     realised: Realised | None = None,
 ) -> dict[str, Tensor]:
-    """Every term that `weights` gives a weight, [n] each, in nats.
+    """Every term of logits that `weights` gives a weight, [n] each, in nats.
+
+    `hidden` is none: `student.states.hidden_mse` tells it.
 
     Args:
         logits: [n, vocabulary] of the student, any float dtype.
@@ -226,7 +228,7 @@ def per_token(
         ValueError: a term over distributions is asked for and there are none, one that draws do not
             tell and there are draws, or `atkd` and `realised` is None.
     """
-    asked = [name for name, weight in weights.terms.items() if weight]
+    asked = [name for name, weight in weights.terms.items() if weight and name != "hidden"]
     over = [name for name in asked if name != "ce"]
     if over and teacher is None:
         raise ValueError(f"{over[0]} needs the teacher's distributions")

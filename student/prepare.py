@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from factory.architecture import larger_than_teacher
+from factory.errors import RunError
 from factory.files import write_json
 from factory.manifest import Manifest
 from factory.models import context_of
 from factory.prompting.tokenizing import load_tokenizer, target_start, tokenizer_fingerprint
 from factory.records import RunDirectory
+from factory.training import Stage
 from student.copying import copied_parameters
 from student.course import check_course
 from student.dataset import StageRows, Text, prepare
@@ -59,8 +62,20 @@ def prepare_run(run: RunDirectory, _: str) -> None:
             freeze(load(str(folder)), stage)
         wanted = Wanted(stage, bool(stage.objective.distributions), init.vocabulary)
         rows = run.path("student", stage.name, "data")
-        data = prepare(run, wanted, text, rows)
+        data = prepare(run, wanted, _taught(run, stage, text), rows)
         check_course(stage, StageRows(rows), data.portions or [data.rows], student.processes)
+
+
+def _taught(run: RunDirectory, stage: Stage, text: Text) -> Text:
+    """Of a stage with a teacher beside it: rows that it can read too, as it reads them."""
+    if not stage.objective.hidden:
+        return text
+    if not text.same_as_teacher:
+        place = f"student.stages.{stage.name}.objective"
+        remedy = "needs the teacher's tokenizer, and the student has another: use ce alone"
+        raise RunError(place, "hidden", remedy)
+    limits = (text.context, run.record().get("teacher", {}).get("context"))
+    return replace(text, context=min(filter(None, limits), default=None))
 
 
 def _start(run: RunDirectory, manifest: Manifest, folder: Path) -> InitRecord:

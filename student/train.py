@@ -60,6 +60,8 @@ def _train_stage(
     trainer.keep_best(position)
     record = _record(run, planned, position, log.write())
     record["planned_steps"] = trainer.course.steps
+    if trainer.lesson:
+        record["hidden_layers"] = trainer.lesson.layers
     if first:
         weights = sorted(planned.model.iterdir())
         record["files"] += [record_file(run, path, "model") for path in weights]

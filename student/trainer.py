@@ -29,6 +29,7 @@ from student.dataset import StageRows
 from student.difficulty import Known, realised_of
 from student.entry import stop_if_abandoned
 from student.initialise import load
+from student.lesson import lesson_of
 from student.log import TrainLog
 from student.objectives import Weights, combine, per_token
 from student.plan import PlannedStage, student_of
@@ -107,11 +108,15 @@ class StageTrainer:
         freeze(model, self.stage)
         self.head = TargetHead(model)
         self.layout = layout_of(model, self.tokenizer)
-        groups = parameter_groups(model, self.stage.weight_decay)
+        self.model, self.lesson = model, lesson_of(manifest, self.stage, model)
+        module = self.lesson.taught if self.lesson else model
+        groups = parameter_groups(module, self.stage.weight_decay)
         optimiser = torch.optim.AdamW(groups, lr=self.stage.learning_rate)
         self.engine, self.optimiser, *_ = deepspeed.initialize(
-            model=model, optimizer=optimiser, config=self._settings()
+            model=module, optimizer=optimiser, config=self._settings()
         )
+        if self.lesson:
+            self.lesson.begin(self.engine.device)
         self.checkpoints = Checkpoints(planned.folder / "checkpoints", planned.key)
 
     def train(self, log: TrainLog, advance: Advance) -> Position:
@@ -179,7 +184,7 @@ class StageTrainer:
         position.steps.append(position.step)
         position.epochs.append(epochs)
         folder = self.checkpoints.model(len(position.steps))
-        export(self.engine, self.tokenizer, folder, self._whole)
+        export(self.model, self.tokenizer, folder, self._whole)
         position.best = position.best or len(position.steps)
         if self.validator:
             position.scores.append(self.validator.score(folder))
@@ -233,9 +238,13 @@ class StageTrainer:
         told = bool(self.stage.objective.distributions)
         batch = collate(self.rows, piece, self.layout, told, realised).to(self.engine.device)
         self.head.predicts = batch.predicts
+        if self.lesson:
+            self.lesson.read(batch)
         logits = self.engine(**batch.inputs, use_cache=False).logits
         given = (batch.targets, batch.teacher, batch.mask, self.weights, batch.realised)
         terms = per_token(logits, *given)
+        if self.lesson:
+            terms["hidden"] = self.lesson.distance(batch)
         self.engine.backward(combine(terms, self.weights).sum() * (self.world / tokens))
         return torch.stack([terms[name].detach().float().sum() for name in self.weights.terms])
 

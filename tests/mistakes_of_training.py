@@ -44,4 +44,41 @@ STAGINGS: dict[str, tuple[Edits, str, list[str]]] = {
         "manifest.yaml:",
         ["student.stages.gold: pseudolabels need a teacher"],
     ),
+    "hidden states without a teacher": (
+        {
+            "teacher": REMOVED,
+            "student.init": {"model": "m"},
+            STAGES: [STAGE | {"objective": {"hidden": 1}}],
+        },
+        "manifest.yaml:",
+        ["student.stages.gold: hidden needs a teacher"],
+    ),
+    "layers for a term that is not there": (
+        {STAGES: [STAGE | {"objective": {"ce": 1, "hidden_layers": {0: 1}}}]},
+        "manifest.yaml student.stages.0.objective:",
+        ["nothing reads hidden_layers: remove it, or weigh hidden"],
+    ),
+    "pairs of no layers": (
+        {STAGES: [STAGE | {"objective": {"hidden": 1, "hidden_layers": {}}}]},
+        "manifest.yaml student.stages.0.objective:",
+        ["hidden_layers names no layer: name some, or leave it out"],
+    ),
+    "a layer below the first": (
+        {STAGES: [STAGE | {"objective": {"hidden": 1, "hidden_layers": [0, -1]}}]},
+        "manifest.yaml student.stages.0.objective:",
+        ["hidden_layers: -1 is no layer: they are numbered from 0"],
+    ),
+    "hidden states of layers that are not there": (
+        {STAGES: [STAGE | {"objective": {"hidden": 1, "hidden_layers": {0: 7}}}]},
+        "student.stages.gold.objective.hidden_layers: 7:",
+        ["is no layer of the teacher's 2: they are numbered from 0"],
+    ),
+    "hidden states read by another tokenizer": (
+        {
+            "student.init.tokenizer": {"train": {"vocab_size": 300}},
+            STAGES: [STAGE | {"objective": {"hidden": 0.5}}],
+        },
+        "student.stages.gold.objective.hidden: 0.5:",
+        ["needs the teacher's tokenizer, and the student has another: use ce alone"],
+    ),
 }

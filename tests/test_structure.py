@@ -16,7 +16,7 @@ FACTORY = [
     "progress", "prompting",
     "prompting.turns", "sources", "exchange", "exchange.candidates", "models",
     "prompting.encoding", "prompting.tokenizing", "prompting.tokens", "prompting.template",
-    "architecture",
+    "architecture", "matching",
     "prompting.chat", "prompting.prompts", "distributions", "distributions.logits",
     "distributions.toplists", "query", "query.catalog", "query.fence", "query.looks",
     "query.tables", "looking", "looking.panels", "overlap", "metrics", "programs", "cards",
@@ -44,9 +44,9 @@ FACTORY = [
 
 STUDENT = [
     "student",
-    "entry", "schedule", "logprobs", "divergences", "objectives", "scores",
+    "entry", "schedule", "logprobs", "divergences", "objectives", "scores", "states",
     "checkpoints", "log", "copying", "initialise", "tokenizers", "rows", "dataset", "difficulty",
-    "batches", "portions", "course", "plan", "prepare",
+    "batches", "portions", "course", "plan", "prepare", "lesson",
     "validation", "trainer", "train",
     "systems", "decode", "evaluate",
 ]  # fmt: skip
@@ -54,7 +54,7 @@ STUDENT = [
 # What the student may know of the factory: its plumbing, and what both sides must agree on.
 SHARED = {
     "errors", "files", "schemas", "decoding", "models", "manifest", "training", "architecture",
-    "records", "shards",
+    "matching", "records", "shards",
     "progress", "prompting.tokenizing", "prompting.prompts", "query.catalog", "query.fence",
     "engines", "engines.base", "generation.responses", "metrics", "evaluation", "programs",
 }  # fmt: skip

@@ -18,6 +18,10 @@ STAGE = {"name": "s", "data": "gold"}
             {"jsd": 1, "jsd_beta": 0.2, "temperature": 1.0},
             {"ce": 0.0, "forward_kl": 0.0, "jsd": 1.0, "jsd_beta": 0.2},
         ),
+        (
+            {"hidden": 2, "hidden_layers": {0: 1}, "ce": 0.5},
+            {"ce": 0.5, "forward_kl": 0.0, "hidden": 2.0, "hidden_layers": {"0": 1}},
+        ),
     ],
 )
 def test_keys_that_came_later_leave_old_digests_standing(objective, told):
@@ -30,6 +34,17 @@ def test_keys_that_came_later_leave_old_digests_standing(objective, told):
 def test_what_is_told_can_be_read_back():
     told = {"ce": 0.5, "skew_kl": 0.5, "skew_alpha": 0.3, "instance_weights": "easy_first"}
     assert Objective.model_validate(told).model_dump(mode="json", exclude_unset=True) == told
+
+
+def test_hidden_states_need_no_distributions():
+    objective = Objective.model_validate({"hidden": 1.0, "hidden_layers": {"1": 3}})
+    assert objective.terms == {"hidden": 1.0}
+    assert objective.hidden_layers == {1: 3}
+    assert (objective.distributions, objective.not_of_draws, objective.realised) == (
+        [],
+        None,
+        False,
+    )
 
 
 def test_terms_stand_in_one_order():

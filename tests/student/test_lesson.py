@@ -252,8 +252,13 @@ def test_two_processes_train_as_one(prepared: RunDirectory, trained: RunDirector
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("zero_stage", "dtype", "processes", "tolerance"),
-    [(0, "float32", 1, 1e-4), (2, "float32", 2, 1e-4), (3, "float32", 2, 1e-4)]
-    + [(0, "bfloat16", 1, 0.3), (3, "bfloat16", 2, 0.3)],
+    [
+        (0, "float32", 1, 1e-4),
+        (2, "float32", 2, 1e-4),
+        (3, "float32", 2, 1e-4),
+        (0, "bfloat16", 1, 0.3),
+        (3, "bfloat16", 2, 0.3),
+    ],
 )
 def test_every_zero_stage_gives_the_same_curves(
     teacher: Path,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +32,8 @@ from factory.files import read_json, replace_json
 
 REPORT_TO = "SEQKD_PROGRESS"
 SECONDS_BETWEEN_REPORTS = 0.3
+STEPS_OF_PACE = 20  # of training, over which tokens a second are told
+SECONDS_OF_SPEED = 300.0  # a step of training may take a minute, a validation several
 
 
 class Advance(Protocol):
@@ -46,7 +48,9 @@ class RateColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """Show the current speed, or a dash before it is known."""
-        return Text(f"{task.speed:,.0f}/s" if task.speed else "–/s", style="progress.data.speed")
+        speed = task.speed
+        digits = 0 if (speed or 0) >= 10 else 1
+        return Text(f"{speed:,.{digits}f}/s" if speed else "–/s", style="progress.data.speed")
 
 
 @contextmanager
@@ -58,7 +62,7 @@ def progress(title: str, total: int | None, done: int = 0) -> Iterator[Advance]:
     if report := os.environ.get(REPORT_TO):
         yield _reporter(Path(report), title, total, done)
         return
-    with _bar() as bar:
+    with drawn() as bar:
         task = bar.add_task(title, total=total, completed=done, note="")
 
         def advance(done: int, note: str = "", *, rate: float | None = None) -> None:
@@ -100,11 +104,13 @@ class Follower:
 @contextmanager
 def following(reports: Sequence[Path]) -> Iterator[Follower]:
     """Show the progress that worker processes report into `reports`."""
-    with _bar() as bar:
+    with drawn() as bar:
         yield Follower(bar, reports)
 
 
-def _bar() -> Progress:
+def drawn(console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> Progress:
+    """The bars of all titles, on standard error where that is a terminal."""
+    seen = console is not None or sys.stderr.isatty()
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -113,13 +119,22 @@ def _bar() -> Progress:
         TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
+        console=console or Console(stderr=True),
+        disable=not seen,
+        get_time=clock,
+        speed_estimate_period=SECONDS_OF_SPEED,
     )
 
 
+def told_loss(loss: float, terms: Mapping[str, float]) -> str:
+    """A loss in words, with its terms where it has several."""
+    named = ", ".join(f"{name} {value:.3f}" for name, value in terms.items())
+    return f"loss {loss:.3f} ({named})" if len(terms) > 1 else f"loss {loss:.3f}"
+
+
 def _noted(note: str, rate: float | None) -> str:
-    return note if rate is None else f"{note} {rate:,.0f} tok/s".strip()
+    told = [note] if note else []
+    return ", ".join(told if rate is None else [*told, f"{rate:,.0f} tok/s"])
 
 
 def _reporter(report: Path, title: str, total: int | None, done_before: int) -> Advance:
@@ -128,7 +143,9 @@ def _reporter(report: Path, title: str, total: int | None, done_before: int) -> 
     def advance(done: int, note: str = "", *, rate: float | None = None) -> None:
         nonlocal done_so_far, last
         done_so_far += done
-        if time.monotonic() - last > SECONDS_BETWEEN_REPORTS or done_so_far == total:
+        waited = time.monotonic() - last > SECONDS_BETWEEN_REPORTS
+        changed = bool(note) and not done  # it is at something else now, maybe for long
+        if waited or changed or done_so_far == total:
             last = time.monotonic()
             state = {"title": title, "done": done_so_far, "total": total, "note": note}
             replace_json(report, state | {"rate": rate})

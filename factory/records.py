@@ -36,6 +36,7 @@ LIBRARIES = (
 )
 
 LOCK_PATIENCE = 10.0
+LIVE_LOG = "log.json"  # in a stage's folder while it is trained
 SUMMED = ("samples", "candidates", "tokens", "errors", "bytes")  # of what was imported
 FileRecord = dict[str, Any]  # path relative to the run, rows, sha256
 
@@ -133,13 +134,37 @@ class RunDirectory:
         )
         return [read_json(path) for path in paths if path.is_file()]
 
+    def live_log(self, stage: str) -> dict[str, Any] | None:
+        """The record of a stage that is being trained, or was when it was killed; else None."""
+        path = self.path("student", stage, LIVE_LOG)
+        try:
+            record: dict[str, Any] = read_json(path)
+        except FileNotFoundError:  # it may go while we look
+            return None
+        return record
+
+    def logged_stages(self) -> list[dict[str, Any]]:
+        """Records of the stages that have a train log, in manifest order.
+
+        One that is being trained is the last: what lies beyond it was trained before it.
+        """
+        logged: list[dict[str, Any]] = []
+        student = self.manifest().student
+        for stage in student.stages if student else ():
+            path = self.path("student", stage.name, "stage.json")
+            if path.is_file():
+                logged.append(read_json(path))
+            elif live := self.live_log(stage.name):
+                return [*logged, live]
+        return logged
+
     def files(self, table: str) -> list[FileRecord]:
         """The files that hold a table (`samples`, `candidates`, `logits`, …), as recorded."""
         if table in ("candidates", "logits"):
             shards = self.shard_records() + self.score_records()
             listed = [file for shard in shards for file in shard["files"]]
         elif table == "train_log":
-            listed = [file for stage in self.stage_records() for file in stage["files"]]
+            listed = [file for stage in self.logged_stages() for file in stage["files"]]
         else:
             steps = self.record()["steps"].values()
             listed = [file for step in steps for file in step.get("files", ())]
@@ -171,6 +196,20 @@ class RunDirectory:
             return False
         with path.open() as handle:
             return not _try_lock(handle)
+
+
+class StillRun(RunDirectory):
+    """A run whose files are asked for once: while a stage trains, its log is made of other ones."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        super().__init__(run.root)
+        self._files: dict[str, list[FileRecord]] = {}
+
+    def files(self, table: str) -> list[FileRecord]:
+        """The files that hold a table, as recorded when they were asked for first."""
+        if table not in self._files:
+            self._files[table] = super().files(table)
+        return self._files[table]
 
 
 def _try_lock(handle: IO[str]) -> bool:

@@ -85,6 +85,9 @@ TRAIN_LOG = pa.schema(
         ("lr", pa.float64()),
         ("tokens", pa.int64()),
         ("tokens_per_second", pa.float64()),
+        ("seconds", pa.float64()),
+        ("grad_norm", pa.float64()),
+        ("validation", pa.float64()),
     ]
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from factory.prompting.tokenizing import first_token_id, load_tokenizer, tokeniz
 from factory.records import RunDirectory
 from factory.sections import Section
 from factory.sources import content_digest, split_files
+from factory.training import NO_TENSORBOARD
 
 # Of vLLM's attention on CPUs, 0.32.
 NARROWEST_HEAD = 32
@@ -78,6 +80,7 @@ def make_plan(manifest: Manifest, limit: int = 0) -> Plan:
     check_signals(manifest)
     check_programs(manifest.evaluate.programs())
     _check_targets(manifest)
+    _check_tensorboard(manifest)
     if manifest.candidates_from:
         RunDirectory.existing(Path(manifest.candidates_from))
     teacher = manifest.teacher
@@ -104,6 +107,13 @@ def _check_targets(manifest: Manifest) -> None:
     train = manifest.data.train
     if GOLD in targets and not (train and train.target):
         raise ManifestError("score.targets", GOLD, "there is none: give data.train.target")
+
+
+def _check_tensorboard(manifest: Manifest) -> None:
+    if manifest.student and manifest.student.tensorboard:
+        found = importlib.util.find_spec("tensorboard")
+        if found is None or found.origin is None:  # a folder of that name is not the library
+            raise ManifestError("student.tensorboard", True, NO_TENSORBOARD)
 
 
 def _check_engine(manifest: Manifest, facts: ModelFacts) -> None:
@@ -237,9 +247,8 @@ def judge_key(plan: Plan, run: RunDirectory) -> str:
 def train_key(plan: Plan, run: RunDirectory) -> str:
     """Key of the student: its section, the gold, the selected targets and their distributions."""
     manifest = plan.manifest
-    student = (
-        manifest.student.model_dump(mode="json", exclude={"processes"}) if manifest.student else {}
-    )
+    untold = {"processes", "tensorboard"}
+    student = manifest.student.model_dump(mode="json", exclude=untold) if manifest.student else {}
     targets = run.step("judge").get("verdicts_digest")
     generated = run.step("generate").get("key")
     told = [run.step("score").get("key")] if "score" in plan.steps() else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from typing import Annotated, Any, Literal, Self
 
@@ -317,6 +318,9 @@ PSEUDOLABEL_STAGE = {
 GOLD_STAGE = {"name": "gold", "data": "gold", "epochs": 4, "learning_rate": 2e-4}
 
 
+NO_TENSORBOARD = "TensorBoard is not installed: pip install 'seqkd[tensorboard]', or remove it"
+
+
 class Student(Section):
     """The model to train, and the stages it goes through, in order."""
 
@@ -327,6 +331,11 @@ class Student(Section):
     processes: Positive = 1
     checkpoint_steps: Positive = Field(500, description="optimiser steps between checkpoints")
     validate_rows: Positive = Field(200, description="validation sources decoded each time")
+    tensorboard: bool = Field(
+        False,
+        description="write the train log for TensorBoard too, into tensorboard/",
+        exclude_if=operator.not_,
+    )
 
     @model_validator(mode="after")
     def _stages_differ(self) -> Self:

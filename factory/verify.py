@@ -36,10 +36,11 @@ def verify(run: RunDirectory) -> dict[str, Any]:
 
 
 def _recorded(run: RunDirectory) -> Iterator[FileRecord]:
+    yield from run.files("train_log")  # first, for parts of it are taken up while a stage trains
     shards = [*run.shard_records(), *run.score_records()]
     records = [*shards, *run.stage_records(), *run.record()["steps"].values()]
     for record in records:
-        yield from record.get("files", ())
+        yield from (f for f in record.get("files", ()) if f["table"] != "train_log")
 
 
 def _miscounted(run: RunDirectory) -> Iterator[str]:

@@ -23,6 +23,7 @@ from student.entry import run_process
 from student.log import TrainLog
 from student.plan import PlannedStage, plan
 from student.trainer import StageTrainer, join_processes
+from student.watch import watching
 
 
 def train_run(run: RunDirectory, key: str) -> None:
@@ -35,8 +36,11 @@ def train_run(run: RunDirectory, key: str) -> None:
     manifest = run.manifest()
     join_processes()
     began, steps_before, names = time.monotonic(), 0, []
-    for planned in list(plan(run, manifest)):
-        record = planned.done() or _train_stage(run, manifest, planned, steps_before)
+    stages = list(plan(run, manifest))
+    for number, planned in enumerate(stages, 1):
+        place = f" ({number} of {len(stages)})" if len(stages) > 1 else ""
+        title = f"training {planned.stage.name}{place}"
+        record = planned.done() or _train_stage(run, manifest, planned, steps_before, title)
         steps_before += record["steps"]
         names.append(planned.stage.name)
     if dist.get_rank() == 0:
@@ -46,26 +50,31 @@ def train_run(run: RunDirectory, key: str) -> None:
 
 
 def _train_stage(
-    run: RunDirectory, manifest: Manifest, planned: PlannedStage, steps_before: int
+    run: RunDirectory, manifest: Manifest, planned: PlannedStage, steps_before: int, title: str
 ) -> dict[str, Any]:
     trainer = StageTrainer(run, manifest, planned)
     first = trainer.rank == 0
     if first:  # its log is about to be replaced
         (planned.folder / "stage.json").unlink(missing_ok=True)
-    path = planned.folder / "train_log.parquet"
-    log = TrainLog(run, path, planned.stage.name, steps_before, first)
-    title = f"training {planned.stage.name}"
-    with progress(title, trainer.course.steps) if first else nullcontext(_silent) as advance:
-        position = trainer.train(log, advance)
+    steps = trainer.course.steps
+    facts = {"stage": planned.stage.name, "key": planned.key, "planned_steps": steps}
+    log = TrainLog(run, planned.folder, facts, steps_before, first)
+    board = run.path("tensorboard", planned.stage.name) if trainer.student.tensorboard else None
+    with (
+        progress(title, steps) if first else nullcontext(_silent) as advance,
+        watching(log, advance, board if first else None) as watch,
+    ):
+        position = trainer.train(watch)
     trainer.keep_best(position)
-    record = _record(run, planned, position, log.write())
-    record["planned_steps"] = trainer.course.steps
+    record = _record(run, planned, position, log.finish(position))
+    record["planned_steps"] = steps
     if trainer.lesson:
         record["hidden_layers"] = trainer.lesson.layers
     if first:
         weights = sorted(planned.model.iterdir())
         record["files"] += [record_file(run, path, "model") for path in weights]
         write_json(planned.folder / "stage.json", record)
+        log.close()
     dist.barrier()
     return record
 

@@ -18,7 +18,6 @@ import torch.distributed as dist
 
 from factory.errors import StepFailed
 from factory.manifest import Manifest
-from factory.progress import Advance
 from factory.prompting.tokenizing import load_tokenizer
 from factory.records import RunDirectory
 from factory.training import Stage, Student
@@ -30,11 +29,11 @@ from student.difficulty import Known, realised_of
 from student.entry import stop_if_abandoned
 from student.initialise import load
 from student.lesson import lesson_of
-from student.log import TrainLog
 from student.objectives import Weights, combine, per_token
 from student.plan import PlannedStage, student_of
 from student.schedule import freeze, learning_rate, parameter_groups
 from student.validation import Validator
+from student.watch import Watch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -119,17 +118,16 @@ class StageTrainer:
             self.lesson.begin(self.engine.device)
         self.checkpoints = Checkpoints(planned.folder / "checkpoints", planned.key)
 
-    def train(self, log: TrainLog, advance: Advance) -> Position:
+    def train(self, watch: Watch) -> Position:
         """Train from the newest checkpoint to the end of the stage; returns where it came to.
 
         Raises:
             StepFailed: the loss is not finite, or the process that started this one is gone.
         """
         position = self.checkpoints.resume(self.engine)
-        log.cut(position.step)
-        advance(position.step, "")
+        watch.begin(position)
         while not self._over(position):
-            self._epoch(position, log, advance)
+            self._epoch(position, watch)
         return position
 
     def keep_best(self, position: Position) -> None:
@@ -143,16 +141,16 @@ class StageTrainer:
     def _over(self, position: Position) -> bool:
         return position.step >= self.course.steps or position.stalled(self.stage.patience)
 
-    def _epoch(self, position: Position, log: TrainLog, advance: Advance) -> None:
+    def _epoch(self, position: Position, watch: Watch) -> None:
         plan = self.course.epoch(position.epoch)
         for step in plan[position.within :]:
-            self._take(step, position, log, advance)
-            self._pause(position, len(plan), log)
+            self._take(step, position, watch)
+            self._pause(position, len(plan), watch)
             if self._over(position):
                 return
 
-    def _take(self, step: Indices, position: Position, log: TrainLog, advance: Advance) -> None:
-        """One optimiser step, told in the log and the progress line."""
+    def _take(self, step: Indices, position: Position, watch: Watch) -> None:
+        """One optimiser step, told to who watches."""
         stop_if_abandoned()
         began = time.monotonic()
         rate = learning_rate(self.stage, position.step, self.course.steps)
@@ -162,10 +160,10 @@ class StageTrainer:
         position.within += 1
         position.seconds += seconds
         position.target_tokens += outcome.tokens
-        log.add(position, outcome.loss, outcome.terms, rate, outcome.tokens, seconds)
-        advance(1, f"loss {outcome.loss:.3f}, {outcome.tokens / seconds:,.0f} tok/s")
+        norm = self.engine.get_global_grad_norm()
+        watch.took(outcome.loss, outcome.terms, rate, outcome.tokens, seconds, norm)
 
-    def _pause(self, position: Position, epoch_steps: int, log: TrainLog) -> None:
+    def _pause(self, position: Position, epoch_steps: int, watch: Watch) -> None:
         """Between two steps: keep and score the model where that is due, and the state."""
         if ended := position.within == epoch_steps:
             position.epoch, position.within = position.epoch + 1, 0
@@ -173,12 +171,12 @@ class StageTrainer:
         every = self.stage.validate_steps
         due = position.step % every == 0 if every else ended
         if last or (due and self.validator):
-            self._keep(position, position.epoch - 1 + position.within / epoch_steps)
+            self._keep(position, position.epoch - 1 + position.within / epoch_steps, watch)
         if last or due or ended or position.step % self.student.checkpoint_steps == 0:
-            log.write()
+            watch.saving()
             self.checkpoints.save(self.engine, position)
 
-    def _keep(self, position: Position, epochs: float) -> None:
+    def _keep(self, position: Position, epochs: float, watch: Watch) -> None:
         """Export the present model, and score it where the run has a validation split."""
         began = time.monotonic()
         position.steps.append(position.step)
@@ -187,7 +185,8 @@ class StageTrainer:
         export(self.model, self.tokenizer, folder, self._whole)
         position.best = position.best or len(position.steps)
         if self.validator:
-            position.scores.append(self.validator.score(folder))
+            position.scores.append(self.validator.score(folder, watch.validating()))
+            watch.scored(position.scores[-1])
             position.best = 1 + int(np.argmax(position.scores))
         position.seconds += time.monotonic() - began
 

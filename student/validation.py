@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import sacrebleu
 import torch.distributed as dist
 
 from factory.decoding import Generate, token_limit
-from factory.engines import EngineOptions, Request, decode, open_engine
+from factory.engines import EngineOptions, Request, Result, decode, open_engine
 from factory.manifest import Manifest
 from factory.prompting.prompts import Prompter
 from factory.prompting.tokenizing import decode_targets
@@ -50,27 +50,40 @@ class Validator:
     def __len__(self) -> int:
         return len(self._requests)
 
-    def score(self, model: Path) -> float:
-        """Compute chrF of the greedy texts of a saved model; every process gets the same number."""
+    def score(self, model: Path, tell: Callable[[int, int], None]) -> float:
+        """Compute chrF of the greedy texts of a saved model; every process gets the same number.
+
+        `tell` is told how many of how many sources this process has decoded.
+        """
         mine = self._requests[dist.get_rank() :: dist.get_world_size()]
         shares: list[dict[str, str] | None] = [None] * dist.get_world_size()
-        dist.all_gather_object(shares, self._decode(model, mine))
+        dist.all_gather_object(shares, self._decode(model, mine, tell))
         texts: dict[str, str] = {}
         for share in shares:
             texts |= share or {}
         ordered = [texts[request.key] for request in self._requests]
         return float(sacrebleu.corpus_chrf(ordered, [self._gold]).score)
 
-    def _decode(self, model: Path, requests: Sequence[Request]) -> dict[str, str]:
+    def _decode(
+        self, model: Path, requests: Sequence[Request], tell: Callable[[int, int], None]
+    ) -> dict[str, str]:
         options: dict[str, object] = {"batch_size": BATCH_SIZE}
         generate = Generate(window=BATCH_SIZE * 4)
         asked = EngineOptions(str(model), dtype=self._dtype, generate=generate, options=options)
         engine = open_engine("transformers", asked)
-        results = list(decode(engine, requests, generate.window))
+        results = list(_counted(decode(engine, requests, generate.window), len(requests), tell))
         engine.close()
         ids = [r.hypotheses[0].token_ids.tolist() if r.hypotheses else [] for r in results]
         texts = decode_targets(self._tokenizer, ids)
         return dict(zip((r.key for r in results), texts, strict=True))
+
+
+def _counted(
+    results: Iterable[Result], total: int, tell: Callable[[int, int], None]
+) -> Iterator[Result]:
+    for done, result in enumerate(results, 1):
+        tell(done, total)
+        yield result
 
 
 def _rows(run: RunDirectory, limit: int) -> list[Any]:

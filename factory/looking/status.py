@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from factory.generation.generate import count_pending
+from factory.looking.training import duration, is_training, training, training_rows
 from factory.progress import gathered
 from factory.records import STEPS, RunDirectory
 
@@ -20,7 +21,8 @@ def status(run: RunDirectory) -> dict[str, Any]:
         `candidates`, `errors`, `tokens`, `tokens_per_second`, `seconds_left` of generation at the
         pace so far (None where unknown; what was imported has none), `scored` (targets by origin),
         `running` (title, done, total, note and rate of what is at work now, summed over replicas),
-        and `steps` (step, key, finished, seconds).
+        `stages` (of the student's training: see `training`), and `steps` (step, key, finished,
+        seconds).
     """
     records = run.shard_records()
     failed = [record["shard"] for record in records if not _whole(run, record)]
@@ -29,6 +31,7 @@ def status(run: RunDirectory) -> dict[str, Any]:
     seconds = sum(record["seconds"] for record in decoded)
     pending = None if failed or not run.step("samples") else _pending(run)
     size = run.manifest().generate.shard_size
+    running = gathered(run.root.glob(".progress-*.json")) if run.held() else []
     return {
         "run": str(run.root),
         "shards": {
@@ -43,7 +46,8 @@ def status(run: RunDirectory) -> dict[str, Any]:
         "tokens_per_second": round(_sum(decoded, "tokens") / seconds, 1) if seconds else None,
         "seconds_left": _left(pending, _sum(decoded, "samples"), seconds),
         "scored": _scored(run),
-        "running": gathered(run.root.glob(".progress-*.json")) if run.held() else [],
+        "running": running,
+        "stages": training(run, running),
         "steps": _steps(run),
     }
 
@@ -57,13 +61,16 @@ def show_status(facts: dict[str, Any]) -> Table:
     table.add_row("samples", samples)
     table.add_row("candidates", f"{_count(facts['candidates'])}, {facts['errors']:,} with an error")
     table.add_row("tokens", f"{facts['tokens']:,}, {_count(facts['tokens_per_second'])} a second")
-    table.add_row("time left", _duration(facts["seconds_left"]))
+    table.add_row("time left", duration(facts["seconds_left"]))
     for origin, count in facts["scored"].items():
         table.add_row(f"scored {origin}", f"{count:,}")
     for work in facts["running"]:
-        table.add_row(work["title"], f"{work['done']:,} of {_count(work['total'])}")
+        if not any(is_training(work, stage["stage"]) for stage in facts["stages"]):
+            table.add_row(work["title"], f"{work['done']:,} of {_count(work['total'])}")
+    for name, told in training_rows(facts["stages"]):
+        table.add_row(name, told)
     for step in facts["steps"]:
-        table.add_row(step["step"], f"done {step['finished']} in {_duration(step['seconds'])}")
+        table.add_row(step["step"], f"done {step['finished']} in {duration(step['seconds'])}")
     return table
 
 
@@ -102,11 +109,3 @@ def _steps(run: RunDirectory) -> list[dict[str, Any]]:
 
 def _count(value: float | None) -> str:
     return "?" if value is None else f"{value:,}"
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "unknown"
-    whole = round(seconds)
-    hours, minutes = whole // 3600, whole % 3600 // 60
-    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if whole >= 60 else f"{seconds:.1f} s"

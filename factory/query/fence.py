@@ -16,7 +16,7 @@ import duckdb
 from factory.errors import QueryError, nearest
 from factory.query.catalog import VIEWS, Connection, connect, create_looks, listed, looks, quoted
 from factory.query.catalog import recorded_files as files
-from factory.records import RunDirectory
+from factory.records import RunDirectory, StillRun
 
 TABLE_FUNCTIONS = {"unnest", "range", "generate_series", "json_each", "json_tree"}
 SPILL = "16GiB"  # of disk that one query may take, beside a run that may be at work
@@ -49,6 +49,7 @@ def fenced(run: RunDirectory, sql: str, other: RunDirectory | None = None) -> Co
 
     The looks that it names are there too, and the views of another run may be, as `other.VIEW`.
     """
+    run, other = StillRun(run), StillRun(other) if other else None  # views and fence agree
     connection = connect(run, other)
     create_looks(connection, run, [look for look in looks() if look in sql.lower()])
     paths = files(run) + (files(other) if other else [])

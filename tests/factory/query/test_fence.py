@@ -9,9 +9,10 @@ import pytest
 
 from factory import cli
 from factory.errors import QueryError
+from factory.files import read_json, write_json
 from factory.query import catalog, fence
 from factory.records import RunDirectory
-from tests.runs import add_samples, add_shard, make_run
+from tests.runs import add_samples, add_shard, begin_stage, make_run
 
 OVERWRITE = "(FORMAT parquet, USE_TMP_FILE false)"
 HOSTILE = [
@@ -212,3 +213,26 @@ def test_the_command_tells_it_and_leaves_nothing(run, tmp_path, monkeypatch, cap
     assert capsys.readouterr().err.startswith("seqkd: sql: does not fit its memory and disk: ")
     assert list(tmp_path.iterdir()) == []
     assert not [path for path in Path(run.root).iterdir() if path.name.startswith(".")]
+
+
+def test_a_log_that_grows_while_it_is_asked_for_is_read_as_it_stood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The views are made of the parts that the fence lets through, whatever is written between."""
+    student = {"init": {"model": "s"}, "stages": [{"name": "gold", "data": "gold"}]}
+    run = make_run(tmp_path / "run", student=student)
+    rows = [
+        {"step": i, "stage_step": i, "loss": 1.0, "tokens": 1, "tokens_per_second": 1.0}
+        for i in range(1, 6)
+    ]
+    begin_stage(run, "gold", rows[:2])
+
+    def connect(*runs: RunDirectory | None) -> catalog.Connection:
+        connection = catalog.connect(*runs)  # type: ignore[arg-type]
+        record = read_json(run.path("student", "gold", "log.json"))
+        begin_stage(run, "gold", rows)
+        write_json(run.path("student", "gold", "log.json"), record | {"files": record["files"][1:]})
+        return connection
+
+    monkeypatch.setattr(fence, "connect", connect)
+    assert fence.select(run, "SELECT count(*) FROM train_log").fetchall() == [(2,)]

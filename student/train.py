@@ -19,10 +19,11 @@ from factory.progress import progress
 from factory.records import FileRecord, RunDirectory
 from factory.shards import record_file
 from student.checkpoints import Position
+from student.engine import join_processes
 from student.entry import run_process
 from student.log import TrainLog
-from student.plan import PlannedStage, plan
-from student.trainer import StageTrainer, join_processes
+from student.plan import PlannedStage, plan, student_of
+from student.trainer import StageTrainer
 
 
 def train_run(run: RunDirectory, key: str) -> None:
@@ -33,7 +34,7 @@ def train_run(run: RunDirectory, key: str) -> None:
         RunError: the run is not prepared.
     """
     manifest = run.manifest()
-    join_processes()
+    join_processes(student_of(manifest).processes)
     began, steps_before, names = time.monotonic(), 0, []
     for planned in list(plan(run, manifest)):
         record = planned.done() or _train_stage(run, manifest, planned, steps_before)

@@ -276,9 +276,8 @@ def _train(job: Job) -> str:
     _agree_to_retrain(job)
     environment = {"DS_ACCELERATOR": "cpu"} if not has_cuda() else {}
     run_worker(job.run, "train", module_command("student.prepare", job.run, key), job.lock)
-    command = launcher_command(
-        "student.train", job.run, student.processes, _free_port(), student.deepspeed.launcher
-    )
+    settings, processes = student.deepspeed, student.processes
+    command = launcher_command("student.train", job.run, processes, _free_port(), settings)
     run_worker(job.run, "train", [*command, key], job.lock, environment)
     rules = steps.rules_key(job.manifest)
     job.run.note(trained_with={"rules": rules, "verdicts": job.run.step("judge").get("key")})

@@ -20,7 +20,7 @@ from factory.files import write_text
 from factory.manifest import Manifest
 
 VARIABLE = re.compile(r"\$(\$?)\{(\w+)\}")
-FILE_KEYS = ("candidates_from", "judge.glossary")
+FILE_KEYS = ("candidates_from", "judge.glossary", "student.deepspeed.hostfile")
 MODEL_KEYS = (
     "teacher.model",
     "judge.reverse.model",

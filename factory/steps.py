@@ -17,6 +17,7 @@ from factory.files import digest, shipped
 from factory.generation.score import GOLD, score_targets
 from factory.judging.signals import check_signals, signal_keys
 from factory.judging.verdicts import Ruling
+from factory.launch import check_hosts
 from factory.manifest import Manifest
 from factory.matching import check_matching
 from factory.models import ModelFacts, model_facts
@@ -79,6 +80,8 @@ def make_plan(manifest: Manifest, limit: int = 0) -> Plan:
     Ruling.of(manifest)
     check_signals(manifest)
     check_programs(manifest.evaluate.programs())
+    if manifest.student:
+        check_hosts(manifest.student.deepspeed, manifest.student.processes)
     _check_targets(manifest)
     _check_tensorboard(manifest)
     if manifest.candidates_from:
@@ -247,8 +250,8 @@ def judge_key(plan: Plan, run: RunDirectory) -> str:
 def train_key(plan: Plan, run: RunDirectory) -> str:
     """Key of the student: its section, the gold, the selected targets and their distributions."""
     manifest = plan.manifest
-    untold = {"processes", "tensorboard"}
-    student = manifest.student.model_dump(mode="json", exclude=untold) if manifest.student else {}
+    where: Any = {"processes": True, "tensorboard": True, "deepspeed": {"hostfile"}}
+    student = manifest.student.model_dump(mode="json", exclude=where) if manifest.student else {}
     targets = run.step("judge").get("verdicts_digest")
     generated = run.step("generate").get("key")
     told = [run.step("score").get("key")] if "score" in plan.steps() else []

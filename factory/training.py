@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from factory.launch import DeepSpeed
 from factory.sections import Fraction, Positive, Section
 
 Layers = int | tuple[int, ...]
@@ -215,6 +216,8 @@ class Objective(Section):
         return bool(self.atkd) or self.instance_weights != "none"
 
 
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # PyTorch's
+Decay = Annotated[float, Field(ge=0, lt=1)]
 LENGTHS = ("epochs", "steps", "tokens")
 
 
@@ -282,6 +285,12 @@ class Stage(Section):
         exclude_if=_is_default,
     )
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    betas: tuple[Decay, Decay] = Field(
+        BETAS, description="decay of AdamW's two means", exclude_if=lambda value: value == BETAS
+    )
+    epsilon: Annotated[float, Field(gt=0)] = Field(
+        EPSILON, description="AdamW's", exclude_if=lambda value: value == EPSILON
+    )
     clip: Annotated[float, Field(gt=0)] = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
@@ -300,13 +309,6 @@ class Stage(Section):
         if len(given) > 1:
             raise ValueError(f"takes one length, and {' and '.join(given)} are given: leave one")
         return tree if given else tree | {"epochs": 1}
-
-
-class DeepSpeed(Section):
-    """What DeepSpeed is told beyond what the stages say."""
-
-    zero_stage: Literal[0, 1, 2, 3] = 1
-    launcher: tuple[str, ...] = Field((), description="more options of the deepspeed command")
 
 
 PSEUDOLABEL_STAGE = {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -16,10 +17,11 @@ from pathlib import Path
 
 from factory.errors import TELL_FAILURE_TO, SeqkdError, StepFailed, Told, tell_parent
 from factory.files import read_json
+from factory.launch import DeepSpeed, host_options
 from factory.progress import REPORT_TO, following
 from factory.records import RunDirectory
 
-PARENT = "SEQKD_PARENT_PID"
+PARENT, PARENT_HOST = "SEQKD_PARENT_PID", "SEQKD_PARENT_HOST"
 SECONDS_BETWEEN_LOOKS = 0.1
 # Spinning threads are quicker on an idle machine, sleeping ones on a busy one: docs/decisions.md.
 DEFAULTS = {"OMP_WAIT_POLICY": "passive"}
@@ -45,7 +47,7 @@ class Worker:
         self._name, self._failure = name, run.path(f".failure-{name}.json")
         self.log.parent.mkdir(exist_ok=True)
         told = {REPORT_TO: str(self.report), TELL_FAILURE_TO: str(self._failure)}
-        told[PARENT] = str(os.getpid())
+        told |= {PARENT: str(os.getpid()), PARENT_HOST: socket.gethostname()}
         variables = {**DEFAULTS, **os.environ, **_import_path(), **(environment or {}), **told}
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -133,7 +135,7 @@ def module_command(module: str, run: RunDirectory, *arguments: str) -> list[str]
 
 
 def launcher_command(
-    module: str, run: RunDirectory, processes: int, port: int, options: Sequence[str]
+    module: str, run: RunDirectory, processes: int, port: int, settings: DeepSpeed
 ) -> list[str]:
     """The command that runs a module under the DeepSpeed launcher, `processes` times.
 
@@ -144,8 +146,8 @@ def launcher_command(
     launcher = str(beside) if beside.is_file() else shutil.which("deepspeed")
     if launcher is None:
         raise StepFailed("train: the deepspeed command is missing: pip install 'seqkd[train]'")
-    ranks = ["--num_gpus", str(processes), "--master_port", str(port)]
-    return [launcher, *ranks, *options, "--module", module, str(run.root)]
+    where = ["--master_port", str(port), *host_options(settings, processes)]
+    return [launcher, *where, "--module", module, str(run.root)]
 
 
 def worker_main(step: Callable[..., None]) -> None:

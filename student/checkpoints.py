@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -12,11 +13,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
+from factory.errors import DamagedFile
 from factory.files import read_json, write_json
+from factory.training import Student
+from student.engine import make_universal, take_up
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+UNIVERSAL = "universal"
+UNIVERSAL_INFO = {"universal_checkpoint_version": 0.2}  # DeepSpeed converts no state without it
 Whole = Callable[[torch.nn.Parameter], AbstractContextManager[Any]]
 
 
@@ -56,26 +62,50 @@ class Checkpoints:
     `newest.json` names the state that is whole; everything else in the folder is left over.
     """
 
-    def __init__(self, folder: Path, key: str) -> None:
+    def __init__(self, folder: Path, key: str, student: Student) -> None:
         self.folder, self.key = folder, key
+        newest = folder / "newest.json"
+        record: dict[str, Any] = read_json(newest) if newest.is_file() else {}
+        dist.barrier()  # nobody tidies up before everybody has read
+        self._newest = record if record.get("key") == key else {}
+        self._partitioned = student.deepspeed.zero_stage > 0
+
+    @property
+    def newest(self) -> str | None:
+        """The newest state that is whole, if there is one."""
+        return str(self.folder / self._newest["tag"]) if self._newest else None
+
+    @property
+    def universal(self) -> bool:
+        """Whether the newest state is of another number of processes, each with its part of it."""
+        of = self._newest.get("processes", 1)
+        return bool(self._newest) and self._partitioned and of != dist.get_world_size()
 
     def resume(self, engine: Any) -> Position:
-        """Load the newest state into the engine; a stage of another key begins anew."""
-        newest = self.folder / "newest.json"
-        record = read_json(newest) if newest.is_file() else {}
-        dist.barrier()  # nobody tidies up before everybody has read
-        if record.get("key") != self.key:
+        """Load the newest state into the engine; a stage of another key begins anew.
+
+        Raises:
+            DamagedFile: a file of the state is not as it was written.
+        """
+        if not self._newest:
             self._first_rank_only(shutil.rmtree, self.folder, True)
             return Position(self.key)
-        _, state = engine.load_checkpoint(str(self.folder), tag=record["tag"])
-        return Position(**state["position"])
+        tag = self._newest["tag"]
+        self._check(self.folder / tag)
+        if self.universal:
+            self._first_rank_only(make_universal, self.folder / tag, self.folder / UNIVERSAL)
+            tag = UNIVERSAL
+        return Position(**take_up(engine, self.folder, tag)["position"])
 
     def save(self, engine: Any, position: Position) -> None:
         """Write the state of all processes, name it the newest, and remove what it replaces."""
         tag = f"step-{position.step}"
-        state = {"position": asdict(position)}
+        state = {"position": asdict(position), "universal_checkpoint_info": UNIVERSAL_INFO}
         engine.save_checkpoint(str(self.folder), tag=tag, client_state=state, save_latest=False)
         dist.barrier()
+        self._newest = {"key": self.key, "tag": tag, "step": position.step}
+        self._newest["processes"] = dist.get_world_size()
+        self._newest["files"] = sorted(path.name for path in (self.folder / tag).iterdir())
         self._first_rank_only(self._name_newest, tag, position)
 
     def model(self, number: int) -> Path:
@@ -83,18 +113,35 @@ class Checkpoints:
         return self.folder / f"model-{number}"
 
     def _name_newest(self, tag: str, position: Position) -> None:
-        record = {"key": self.key, "tag": tag, "step": position.step}
-        write_json(self.folder / "newest.json", record)
+        write_json(self.folder / "newest.json", self._newest)
         kept = {tag, self.model(position.best).name}
         for other in self.folder.iterdir():
             if other.is_dir() and other.name not in kept:
                 shutil.rmtree(other)
+
+    def _check(self, state: Path) -> None:
+        """Read every file of a state; what the first process finds, all of them tell."""
+        files = [state / name for name in self._newest.get("files", ())]
+        found = [next(filter(_damaged, files), None) if dist.get_rank() == 0 else None]
+        dist.broadcast_object_list(found)
+        if found[0]:
+            remedy = f"remove {self.folder}, and the stage starts anew"
+            raise DamagedFile(f"{found[0]}: is not as it was written: {remedy}")
 
     @staticmethod
     def _first_rank_only(work: Any, *arguments: Any) -> None:
         if dist.get_rank() == 0:
             work(*arguments)
         dist.barrier()
+
+
+def _damaged(path: Path) -> bool:
+    """Whether a state's file is missing, cut short or changed: PyTorch's are archives with CRCs."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is not None
+    except (FileNotFoundError, zipfile.BadZipFile, EOFError):
+        return True
 
 
 def export(

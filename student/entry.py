@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,9 @@ from typing import NoReturn
 from factory.errors import SeqkdError, StepFailed, tell_parent
 from factory.records import RunDirectory
 
-PARENT = "SEQKD_PARENT_PID"
+PARENT, PARENT_HOST = "SEQKD_PARENT_PID", "SEQKD_PARENT_HOST"
+HERE = socket.gethostname()
+SECONDS_TO_TELL = 1.0  # where one process ends, the launcher ends the others
 
 
 def run_process(work: Callable[[RunDirectory, str], None]) -> NoReturn:
@@ -28,6 +32,7 @@ def run_process(work: Callable[[RunDirectory, str], None]) -> NoReturn:
         work(RunDirectory.existing(Path(root)), key)
     except SeqkdError as error:
         status = tell_parent(error) if first_rank() else error.exit_status
+        time.sleep(0 if first_rank() else SECONDS_TO_TELL)
         sys.stderr.flush()
         os._exit(status)  # peers may wait for us: no orderly end of a process group
     sys.exit(0)
@@ -41,11 +46,13 @@ def first_rank() -> bool:
 def stop_if_abandoned() -> None:
     """End a process whose run was killed; a launcher stands between, so parents do not tell.
 
+    Other hosts than the run's know nothing of its processes: there the launcher sees to it.
+
     Raises:
         StepFailed: the process named by SEQKD_PARENT_PID is gone.
     """
     parent = os.environ.get(PARENT)
-    if parent is None:
+    if parent is None or os.environ.get(PARENT_HOST, HERE) != HERE:
         return
     try:
         os.kill(int(parent), 0)

@@ -98,7 +98,10 @@ def plan(run: RunDirectory, manifest: Manifest) -> Iterator[PlannedStage]:
     init = InitRecord.read(run.path("student", INIT))
     if init is None:
         raise RunError(run.root, None, "the student is not prepared: run seqkd train")
-    common = student.model_dump(mode="json", exclude={"stages", "init", "tensorboard"})
+    told = student.model_dump(mode="json", exclude={"stages", "init", "tensorboard"})
+    common = told | {"processes": 1}
+    common["deepspeed"] = common["deepspeed"] | {"launcher": []}
+    common["deepspeed"].pop("hostfile", None)  # where it is trained is no part of what it is
     start, key = run.path("student", INIT), init.key
     for stage in student.stages:
         folder = run.path("student", stage.name)

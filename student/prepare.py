@@ -23,6 +23,7 @@ from factory.training import Stage
 from student.copying import copied_parameters
 from student.course import check_course
 from student.dataset import StageRows, Text, prepare
+from student.engine import check_settings
 from student.entry import run_process
 from student.initialise import Initialised, count_parameters, initialise, load, save
 from student.plan import INIT, InitRecord, init_key, student_of
@@ -45,6 +46,7 @@ def prepare_run(run: RunDirectory, _: str) -> None:
     """
     manifest = run.manifest()
     student = student_of(manifest)
+    check_settings(student)
     folder = run.path("student", INIT)
     init = _start(run, manifest, folder)
     tokenizer = load_tokenizer(str(folder))

@@ -19,10 +19,11 @@ from factory.progress import progress
 from factory.records import FileRecord, RunDirectory
 from factory.shards import record_file
 from student.checkpoints import Position
+from student.engine import join_processes
 from student.entry import run_process
 from student.log import TrainLog
-from student.plan import PlannedStage, plan
-from student.trainer import StageTrainer, join_processes
+from student.plan import PlannedStage, plan, student_of
+from student.trainer import StageTrainer
 from student.watch import watching
 
 
@@ -34,7 +35,7 @@ def train_run(run: RunDirectory, key: str) -> None:
         RunError: the run is not prepared.
     """
     manifest = run.manifest()
-    join_processes()
+    join_processes(student_of(manifest).processes)
     began, steps_before, names = time.monotonic(), 0, []
     stages = list(plan(run, manifest))
     for number, planned in enumerate(stages, 1):

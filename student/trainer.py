@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import os
 import shutil
 import time
 from contextlib import AbstractContextManager
@@ -11,34 +9,32 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import deepspeed
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from factory.errors import StepFailed
 from factory.manifest import Manifest
 from factory.prompting.tokenizing import load_tokenizer
 from factory.records import RunDirectory
 from factory.training import Stage, Student
+from student.alarm import Alarm
 from student.batches import Indices, Layout, collate, seed_of, split_step
 from student.checkpoints import Checkpoints, Position, export
 from student.course import Course
 from student.dataset import StageRows
 from student.difficulty import Known, realised_of
+from student.engine import begin, whole
 from student.entry import stop_if_abandoned
 from student.initialise import load
 from student.lesson import lesson_of
 from student.objectives import Weights, combine, per_token
 from student.plan import PlannedStage, student_of
-from student.schedule import freeze, learning_rate, parameter_groups
+from student.schedule import freeze, learning_rate
 from student.validation import Validator
 from student.watch import Watch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-NEVER = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +44,6 @@ class Outcome:
     loss: float
     terms: dict[str, float]
     tokens: int
-
-
-def join_processes() -> None:
-    """Form the group of the processes that were launched together.
-
-    On a CPU, DeepSpeed would compile an all-reduce of its own for half a minute: gloo has one. The
-    processes share the cores, unless the user has said how.
-    """
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(verbose=False)
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // dist.get_world_size()))
 
 
 class TargetHead:
@@ -109,20 +93,20 @@ class StageTrainer:
         self.layout = layout_of(model, self.tokenizer)
         self.model, self.lesson = model, lesson_of(manifest, self.stage, model)
         module = self.lesson.taught if self.lesson else model
-        groups = parameter_groups(module, self.stage.weight_decay)
-        optimiser = torch.optim.AdamW(groups, lr=self.stage.learning_rate)
-        self.engine, self.optimiser, *_ = deepspeed.initialize(
-            model=module, optimizer=optimiser, config=self._settings()
-        )
+        self.checkpoints = Checkpoints(planned.folder / "checkpoints", planned.key, self.student)
+        universal = self.checkpoints.universal
+        self.engine, self.optimiser = begin(module, self.stage, self.student, universal)
         if self.lesson:
             self.lesson.begin(self.engine.device)
-        self.checkpoints = Checkpoints(planned.folder / "checkpoints", planned.key)
+        self.alarm = Alarm(self.stage.name, self.rows, self.checkpoints)
 
     def train(self, watch: Watch) -> Position:
         """Train from the newest checkpoint to the end of the stage; returns where it came to.
 
         Raises:
-            StepFailed: the loss is not finite, or the process that started this one is gone.
+            StepFailed: the loss, gradients or weights are not finite, or the process that started
+                this one is gone.
+            DamagedFile: the newest checkpoint is not as it was written.
         """
         position = self.checkpoints.resume(self.engine)
         watch.begin(position)
@@ -170,9 +154,12 @@ class StageTrainer:
         last = position.step == self.course.steps
         every = self.stage.validate_steps
         due = position.step % every == 0 if every else ended
+        saved = last or due or ended or position.step % self.student.checkpoint_steps == 0
+        if saved:
+            self.alarm.check_weights(self.engine)
         if last or (due and self.validator):
             self._keep(position, position.epoch - 1 + position.within / epoch_steps, watch)
-        if last or due or ended or position.step % self.student.checkpoint_steps == 0:
+        if saved:
             watch.saving()
             self.checkpoints.save(self.engine, position)
 
@@ -197,11 +184,7 @@ class StageTrainer:
         return validator if len(validator) else None
 
     def _whole(self, parameter: torch.nn.Parameter) -> AbstractContextManager[Any]:
-        partitioned = self.student.deepspeed.zero_stage == 3
-        gathered: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(
-            [parameter], enabled=partitioned
-        )
-        return gathered
+        return whole(parameter, self.student)
 
     def _step(self, step: Indices, number: int, rate: float) -> Outcome:
         """One optimiser step; the loss is a mean over its target tokens, of all processes."""
@@ -209,15 +192,18 @@ class StageTrainer:
         tokens = self.course.tokens(step)
         rounds = split_step(step, self.course.lengths, self.world, self.stage.micro_batch_tokens)
         realised = self._realised(step, number)
+        self.alarm.begin(number + 1)
         sums = torch.zeros(len(self.weights.terms), dtype=torch.float32, device=self.engine.device)
         for index, pieces in enumerate(rounds):
             self.engine.set_gradient_accumulation_boundary(index == len(rounds) - 1)
             sums += self._accumulate(pieces[self.rank], tokens, realised)
         dist.all_reduce(sums)
-        outcome = self._outcome(sums, tokens, number)
+        outcome = self._outcome(sums, tokens)
+        self.alarm.check_loss(outcome.loss)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.engine.step()
+        self.alarm.check_gradients(self.engine)
         return outcome
 
     def _realised(self, step: Indices, number: int) -> Known | None:
@@ -244,26 +230,13 @@ class StageTrainer:
         terms = per_token(logits, *given)
         if self.lesson:
             terms["hidden"] = self.lesson.distance(batch)
-        self.engine.backward(combine(terms, self.weights).sum() * (self.world / tokens))
+        losses = combine(terms, self.weights)
+        self.alarm.see(piece, losses)
+        self.engine.backward(losses.sum() * (self.world / tokens))
         return torch.stack([terms[name].detach().float().sum() for name in self.weights.terms])
 
-    def _outcome(self, sums: torch.Tensor, tokens: int, number: int) -> Outcome:
+    def _outcome(self, sums: torch.Tensor, tokens: int) -> Outcome:
         means = [value / tokens for value in sums.tolist()]
         terms = dict(zip(self.weights.terms, means, strict=True))
         loss = sum(self.weights.terms[name] * value for name, value in terms.items())
-        if not math.isfinite(loss):
-            place = f"stage {self.stage.name}, step {number + 1}"
-            raise StepFailed(f"{place}: the loss is {loss}: lower learning_rate or clip, run again")
         return Outcome(loss, terms, tokens)
-
-    def _settings(self) -> dict[str, Any]:
-        return {
-            "train_micro_batch_size_per_gpu": 1,
-            "gradient_accumulation_steps": 1,  # the plan decides, step by step
-            "gradient_clipping": self.stage.clip,
-            "bf16": {"enabled": self.student.dtype == "bfloat16"},
-            "zero_optimization": {"stage": self.student.deepspeed.zero_stage},
-            "zero_allow_untested_optimizer": True,
-            "zero_force_ds_cpu_optimizer": False,
-            "steps_per_print": NEVER,
-        }

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 # Lowest first. A module imports only what stands above it in its list.
 FACTORY = [
     "factory", "errors", "files", "schemas", "sections", "decoding", "capture", "beam",
-    "judgement", "training", "evaluation", "manifest", "reading", "records", "shards",
+    "judgement", "launch", "training", "evaluation", "manifest", "reading", "records", "shards",
     "progress", "prompting",
     "prompting.turns", "sources", "exchange", "exchange.candidates", "models",
     "prompting.encoding", "prompting.tokenizing", "prompting.tokens", "prompting.template",
@@ -45,18 +45,18 @@ FACTORY = [
 
 STUDENT = [
     "student",
-    "entry", "schedule", "logprobs", "divergences", "objectives", "scores", "states",
-    "checkpoints", "log", "board", "watch",
+    "entry", "schedule", "settings", "engine", "logprobs", "divergences", "objectives", "scores",
+    "states", "checkpoints", "log", "board", "watch",
     "copying", "initialise", "tokenizers", "rows", "dataset", "difficulty",
     "batches", "portions", "course", "plan", "prepare", "lesson",
-    "validation", "trainer", "train",
+    "validation", "alarm", "trainer", "train",
     "systems", "decode", "evaluate",
 ]  # fmt: skip
 
 # What the student may know of the factory: its plumbing, and what both sides must agree on.
 SHARED = {
-    "errors", "files", "schemas", "decoding", "models", "manifest", "training", "architecture",
-    "matching", "records", "shards",
+    "errors", "files", "schemas", "decoding", "models", "manifest", "launch", "training",
+    "architecture", "matching", "records", "shards",
     "progress", "prompting.tokenizing", "prompting.prompts", "query.catalog", "query.fence",
     "engines", "engines.base", "generation.responses", "metrics", "evaluation", "programs",
 }  # fmt: skip
@@ -145,7 +145,7 @@ def test_heavy_engines_have_one_door():
     assert not crowded
     assert doors["vllm"] == {"factory/engines/vllm.py"}
     assert doors["ctranslate2"] == {"factory/engines/ctranslate2.py"}
-    assert doors["deepspeed"] == {"student/trainer.py"}
+    assert doors["deepspeed"] == {"student/engine.py"}
 
 
 @pytest.mark.parametrize("path", OURS, ids=relative)

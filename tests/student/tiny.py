@@ -17,7 +17,7 @@ from factory.manifest import Prompt
 from factory.prompting.prompts import Prompter
 from factory.prompting.tokenizing import encode_targets, load_tokenizer, tokenizer_fingerprint
 from factory.records import RunDirectory
-from factory.training import TrainTokenizer
+from factory.training import Student, TrainTokenizer
 from factory.workers import launcher_command, module_command
 from student.tokenizers import train_tokenizer
 from tests.runs import add_samples, add_shard, finish_generate, make_run, part
@@ -201,9 +201,19 @@ def launch(
 
 
 def launch_command(run: RunDirectory, processes: int = 1, port: int = 0) -> list[str]:
-    """The launcher's command, as the factory builds it."""
-    command = launcher_command("student.train", run, processes, port or free_port(), ())
+    """The launcher's command, as the factory builds it; the manifest says so many processes."""
+    settings = with_processes(run, processes).deepspeed
+    command = launcher_command("student.train", run, processes, port or free_port(), settings)
     return [*command, "train-key"]
+
+
+def with_processes(run: RunDirectory, processes: int) -> Student:
+    """Have a run's manifest ask for so many processes; returns its student."""
+    manifest = run.manifest()
+    assert manifest.student
+    student = manifest.student.model_copy(update={"processes": processes})
+    run.adopt(manifest.model_copy(update={"student": student}))
+    return student
 
 
 def free_port() -> int:

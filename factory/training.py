@@ -200,6 +200,11 @@ def _is_default(value: object) -> bool:
     return value in (None, (), "all")
 
 
+def _is_off(value: object) -> bool:
+    """A switch that came later says nothing where it is off: old keys stand."""
+    return value is False
+
+
 def _compiles(pattern: str) -> str:
     try:
         re.compile(pattern)
@@ -305,10 +310,27 @@ class Student(Section):
     processes: Positive = 1
     checkpoint_steps: Positive = Field(500, description="optimiser steps between checkpoints")
     validate_rows: Positive = Field(200, description="validation sources decoded each time")
+    packing: bool = Field(
+        False, description="rows one after another in one sequence", exclude_if=_is_off
+    )
+    chunked_head: bool = Field(
+        False, description="head and loss over a few target positions at a time", exclude_if=_is_off
+    )
+    compile: bool = Field(
+        False, description="the model goes through torch.compile", exclude_if=_is_off
+    )
 
     @model_validator(mode="after")
     def _stages_differ(self) -> Self:
         names = [stage.name for stage in self.stages]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"stage names must differ: {', '.join(sorted(twice))} stands twice")
+        return self
+
+    @model_validator(mode="after")
+    def _head_is_whole(self) -> Self:
+        if self.chunked_head and self.deepspeed.zero_stage == 3:
+            raise ValueError(
+                "chunked_head: zero_stage 3 parts the head: take 2 or less, or no chunks"
+            )
         return self

@@ -17,11 +17,13 @@ from factory.manifest import Manifest
 from factory.models import context_of
 from factory.prompting.tokenizing import load_tokenizer, target_start, tokenizer_fingerprint
 from factory.records import RunDirectory
+from student.chunks import ChunkedHead
 from student.copying import copied_parameters
 from student.course import check_course
 from student.dataset import StageRows, Text, prepare
 from student.entry import run_process
 from student.initialise import Initialised, count_parameters, initialise, load, save
+from student.packing import check_packing
 from student.plan import INIT, InitRecord, init_key, student_of
 from student.rows import Wanted
 from student.schedule import freeze
@@ -44,6 +46,10 @@ def prepare_run(run: RunDirectory, _: str) -> None:
     student = student_of(manifest)
     folder = run.path("student", INIT)
     init = _start(run, manifest, folder)
+    if student.packing:
+        check_packing(load(str(folder)))
+    if student.chunked_head:
+        ChunkedHead(load(str(folder)))
     tokenizer = load_tokenizer(str(folder))
     text = Text(
         tokenizer,

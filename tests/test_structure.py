@@ -46,7 +46,7 @@ STUDENT = [
     "student",
     "entry", "schedule", "logprobs", "divergences", "objectives", "scores",
     "checkpoints", "log", "copying", "initialise", "tokenizers", "rows", "dataset", "difficulty",
-    "batches", "portions", "course", "plan", "prepare",
+    "batches", "packing", "chunks", "portions", "course", "feed", "plan", "prepare",
     "validation", "trainer", "train",
     "systems", "decode", "evaluate",
 ]  # fmt: skip

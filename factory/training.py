@@ -338,10 +338,29 @@ class Student(Section):
         description="write the train log for TensorBoard too, into tensorboard/",
         exclude_if=operator.not_,
     )
+    packing: bool = Field(
+        False, description="rows one after another in one sequence", exclude_if=operator.not_
+    )
+    chunked_head: bool = Field(
+        False,
+        description="head and loss over a few target positions at a time",
+        exclude_if=operator.not_,
+    )
+    compile: bool = Field(
+        False, description="the model goes through torch.compile", exclude_if=operator.not_
+    )
 
     @model_validator(mode="after")
     def _stages_differ(self) -> Self:
         names = [stage.name for stage in self.stages]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"stage names must differ: {', '.join(sorted(twice))} stands twice")
+        return self
+
+    @model_validator(mode="after")
+    def _head_is_whole(self) -> Self:
+        if self.chunked_head and self.deepspeed.zero_stage == 3:
+            raise ValueError(
+                "chunked_head: zero_stage 3 parts the head: take 2 or less, or no chunks"
+            )
         return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,9 @@ POOL_STEPS = 32  # optimiser steps whose rows are sorted by length together
 class Batch:
     """One forward pass. Padding stands on the right, so that causal attention needs no mask.
 
+    Packed rows are one row here, whose `position_ids` begin anew with each: by them transformers
+    keeps attention within a row.
+
     Attributes:
         inputs: int64 tensors as the model takes them.
         predicts: bool [rows, length], where the output predicts a target token.
@@ -42,21 +45,31 @@ class Batch:
     realised: Realised | None = None
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on a device."""
-        moved = {name: tensor.to(device) for name, tensor in self.inputs.items()}
-        told = [t.to(device) for t in self.teacher or ()]
-        teacher = type(self.teacher)(*told) if self.teacher else None
-        rest = (self.predicts.to(device), self.targets.to(device), self.mask.to(device))
-        realised = Realised(*(t.to(device) for t in self.realised)) if self.realised else None
-        return Batch(moved, *rest, teacher, realised)
+        """The same batch on a device; from pinned memory nobody waits for the copy."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> Batch:
+        """The same batch where an accelerator copies from by itself."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        inputs = {name: change(tensor) for name, tensor in self.inputs.items()}
+        teacher = type(self.teacher)(*map(change, self.teacher)) if self.teacher else None
+        rest = (change(self.predicts), change(self.targets), change(self.mask))
+        realised = Realised(*map(change, self.realised)) if self.realised else None
+        return Batch(inputs, *rest, teacher, realised)
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a model takes its input. `start` begins a decoder's input; None is a decoder alone."""
+    """How a model takes its input. `start` begins a decoder's input; None is a decoder alone.
+
+    `packed` puts the rows of a micro-batch one after another in one sequence.
+    """
 
     pad: int
     start: int | None = None
+    packed: bool = False
 
 
 def seed_of(*parts: object) -> int:
@@ -87,18 +100,22 @@ def plan_epoch(lengths: npt.NDArray[np.integer[Any]], budget: int, seed: int) ->
 
 
 def split_step(
-    step: Indices, lengths: npt.NDArray[np.integer[Any]], world: int, limit: int
+    step: Indices,
+    lengths: npt.NDArray[np.integer[Any]],
+    world: int,
+    limit: int,
+    packed: bool = False,
 ) -> list[list[Indices]]:
     """Share a step out: for each accumulation round, one micro-batch for each process.
 
-    As few rounds as keep every micro-batch within `limit` padded tokens; a process without rows
-    in a round gets an empty one.
+    As few rounds as keep every micro-batch within `limit` padded tokens, of which packed rows have
+    none; a process without rows in a round gets an empty one.
     """
     sizes = lengths[step]
     rounds = max(1, -(-int(sizes.sum()) // (limit * world)))
     while True:
         pieces = _balanced(step, sizes, rounds * world)
-        widest = max(len(p) * int(lengths[p].max()) for p in pieces if len(p))
+        widest = max(_size(lengths[p], packed) for p in pieces if len(p))
         if widest <= limit or rounds * world >= len(step):
             return [pieces[i * world : (i + 1) * world] for i in range(rounds)]
         rounds += 1
@@ -119,7 +136,7 @@ def collate(
     idle = next(iter(realised)) if realised else 0
     chosen = [int(index) for index in indices] or [idle]
     parts = [rows.row(index) for index in chosen]
-    arrange = _decoder if layout.start is None else _encoder_decoder
+    arrange = _arrangement(layout)
     inputs, predicts = arrange(parts, layout)
     targets = torch.from_numpy(np.concatenate([part["target_ids"] for part in parts])).long()
     return Batch(
@@ -129,6 +146,31 @@ def collate(
         torch.full(targets.shape, len(indices) > 0),
         _teacher(parts) if teacher else None,
         _realised([realised[index] for index in chosen]) if realised else None,
+    )
+
+
+def _size(lengths: npt.NDArray[np.integer[Any]], packed: bool) -> int:
+    return int(lengths.sum() if packed else len(lengths) * lengths.max())
+
+
+def _arrangement(layout: Layout) -> Callable[[list[Row], Layout], tuple[dict[str, Array], Array]]:
+    if layout.start is not None:
+        return _encoder_decoder
+    return _packed if layout.packed else _decoder
+
+
+def _packed(parts: list[Row], _: Layout) -> tuple[dict[str, Array], Array]:
+    """All rows in one sequence; the last position of a row predicts nothing of the next."""
+    joined = [np.concatenate([part["prompt_ids"], part["target_ids"]]) for part in parts]
+    places = [np.arange(len(whole)) for whole in joined]
+    predicts = [
+        (place >= len(part["prompt_ids"]) - 1) & (place < len(place) - 1)
+        for part, place in zip(parts, places, strict=True)
+    ]
+    ids = np.concatenate(joined).astype(np.int64)
+    return (
+        {"input_ids": ids[None], "position_ids": np.concatenate(places)[None]},
+        np.concatenate(predicts)[None],
     )
 
 

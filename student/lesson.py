@@ -14,6 +14,7 @@ from factory.matching import layers_of, matched_layers
 from factory.training import Stage
 from student.batches import Batch
 from student.initialise import load
+from student.packing import check_packing
 from student.plan import student_of
 from student.states import States, Taught, hidden_mse
 
@@ -46,6 +47,8 @@ class Lesson:
         dtype = getattr(torch, about.dtype)
         teacher = load(asked.model, asked.revision, "teacher.model", dtype)
         self._teacher = teacher.eval().requires_grad_(False)
+        if about.packing:
+            check_packing(teacher)
         self.layers = matched_layers(stage, about.init, student.config, teacher.config)
         widths = [m.config.get_text_config().hidden_size for m in (student, teacher)]
         self.taught = Taught(student, list(self.layers), *widths)

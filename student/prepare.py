@@ -20,12 +20,14 @@ from factory.models import context_of
 from factory.prompting.tokenizing import load_tokenizer, target_start, tokenizer_fingerprint
 from factory.records import RunDirectory
 from factory.training import Stage
+from student.chunks import ChunkedHead
 from student.copying import copied_parameters
 from student.course import check_course
 from student.dataset import StageRows, Text, prepare
 from student.engine import check_settings
 from student.entry import run_process
 from student.initialise import Initialised, count_parameters, initialise, load, save
+from student.packing import check_packing
 from student.plan import INIT, InitRecord, init_key, student_of
 from student.rows import Wanted
 from student.schedule import freeze
@@ -49,6 +51,10 @@ def prepare_run(run: RunDirectory, _: str) -> None:
     check_settings(student)
     folder = run.path("student", INIT)
     init = _start(run, manifest, folder)
+    if student.packing:
+        check_packing(load(str(folder)))
+    if student.chunked_head:
+        ChunkedHead(load(str(folder)))
     tokenizer = load_tokenizer(str(folder))
     text = Text(
         tokenizer,

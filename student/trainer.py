@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,13 +19,14 @@ from factory.prompting.tokenizing import load_tokenizer
 from factory.records import RunDirectory
 from factory.training import Stage, Student
 from student.alarm import Alarm
-from student.batches import Indices, Layout, collate, seed_of, split_step
+from student.batches import Batch, Layout, seed_of
 from student.checkpoints import Checkpoints, Position, export
+from student.chunks import ChunkedHead
 from student.course import Course
 from student.dataset import StageRows
-from student.difficulty import Known, realised_of
 from student.engine import begin, whole
 from student.entry import stop_if_abandoned
+from student.feed import Feed, Piece
 from student.initialise import load
 from student.lesson import lesson_of
 from student.objectives import Weights, combine, per_token
@@ -50,23 +52,35 @@ class TargetHead:
     """Lets only those positions through a model's head that predict a target token.
 
     The head is the widest layer: prompts and padding need not go through it. What a model does to
-    its logits afterwards is elementwise, so that it works on the chosen rows alike.
+    its logits afterwards is elementwise, so that it works on the chosen rows alike. Where `keeps`,
+    none pass: they wait for whoever takes them to the head himself.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, keeps: bool = False) -> None:
         self.predicts: torch.Tensor | None = None
+        self._keeps, self._kept = keeps, torch.empty(0)
         model.get_output_embeddings().register_forward_pre_hook(self._choose)
+
+    def kept(self) -> torch.Tensor:
+        """The hidden states of those positions, [n, width]; the head is free again."""
+        self.predicts = None
+        return self._kept
 
     def _choose(self, _: Any, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         hidden, *rest = arguments
-        return (hidden if self.predicts is None else hidden[self.predicts], *rest)
+        if self.predicts is None:
+            return arguments
+        chosen = hidden[self.predicts]
+        if self._keeps:
+            self._kept, chosen = chosen, chosen[:0]
+        return (chosen, *rest)
 
 
-def layout_of(model: Any, tokenizer: PreTrainedTokenizerFast) -> Layout:
+def layout_of(model: Any, tokenizer: PreTrainedTokenizerFast, packed: bool = False) -> Layout:
     """How a model takes its input; padding may be any token, since it is never looked at."""
     pad = tokenizer.pad_token_id
     start = model.config.decoder_start_token_id if model.config.is_encoder_decoder else None
-    return Layout(int(pad if pad is not None else tokenizer.eos_token_id), start)
+    return Layout(int(pad if pad is not None else tokenizer.eos_token_id), start, packed)
 
 
 def _weights_of(stage: Stage) -> Weights:
@@ -89,8 +103,11 @@ class StageTrainer:
         model = load(str(planned.start))
         model.train()
         freeze(model, self.stage)
-        self.head = TargetHead(model)
-        self.layout = layout_of(model, self.tokenizer)
+        chunked = self.student.chunked_head and self.stage.objective.terms.keys() != {"hidden"}
+        self.chunks = ChunkedHead(model) if chunked else None
+        self.head = TargetHead(model, keeps=chunked)
+        if self.student.compile:  # the backbone: how many positions pass the head is not known
+            model.base_model.compile(dynamic=True)
         self.model, self.lesson = model, lesson_of(manifest, self.stage, model)
         module = self.lesson.taught if self.lesson else model
         self.checkpoints = Checkpoints(planned.folder / "checkpoints", planned.key, self.student)
@@ -99,6 +116,9 @@ class StageTrainer:
         if self.lesson:
             self.lesson.begin(self.engine.device)
         self.alarm = Alarm(self.stage.name, self.rows, self.checkpoints)
+        layout = layout_of(model, self.tokenizer, self.student.packing)
+        parts = (self.stage, self.rows, self.course, layout, self.world, self.rank)
+        self.feed = Feed(*parts, pinned=self.engine.device.type == "cuda")
 
     def train(self, watch: Watch) -> Position:
         """Train from the newest checkpoint to the end of the stage; returns where it came to.
@@ -127,18 +147,20 @@ class StageTrainer:
 
     def _epoch(self, position: Position, watch: Watch) -> None:
         plan = self.course.epoch(position.epoch)
-        for step in plan[position.within :]:
-            self._take(step, position, watch)
-            self._pause(position, len(plan), watch)
-            if self._over(position):
-                return
+        left = plan[position.within :]
+        with closing(self.feed.over(left, position.step)) as pieces:
+            for step in left:
+                self._take(pieces, self.course.tokens(step), position, watch)
+                self._pause(position, len(plan), watch)
+                if self._over(position):
+                    return
 
-    def _take(self, step: Indices, position: Position, watch: Watch) -> None:
+    def _take(self, pieces: Iterator[Piece], tokens: int, position: Position, watch: Watch) -> None:
         """One optimiser step, told to who watches."""
         stop_if_abandoned()
         began = time.monotonic()
         rate = learning_rate(self.stage, position.step, self.course.steps)
-        outcome = self._step(step, position.step, rate)
+        outcome = self._step(pieces, tokens, position.step, rate)
         seconds = time.monotonic() - began
         position.step += 1
         position.within += 1
@@ -186,17 +208,17 @@ class StageTrainer:
     def _whole(self, parameter: torch.nn.Parameter) -> AbstractContextManager[Any]:
         return whole(parameter, self.student)
 
-    def _step(self, step: Indices, number: int, rate: float) -> Outcome:
+    def _step(self, pieces: Iterator[Piece], tokens: int, number: int, rate: float) -> Outcome:
         """One optimiser step; the loss is a mean over its target tokens, of all processes."""
         torch.manual_seed(seed_of(self.manifest.seed, self.stage.name, number, self.rank))
-        tokens = self.course.tokens(step)
-        rounds = split_step(step, self.course.lengths, self.world, self.stage.micro_batch_tokens)
-        realised = self._realised(step, number)
         self.alarm.begin(number + 1)
         sums = torch.zeros(len(self.weights.terms), dtype=torch.float32, device=self.engine.device)
-        for index, pieces in enumerate(rounds):
-            self.engine.set_gradient_accumulation_boundary(index == len(rounds) - 1)
-            sums += self._accumulate(pieces[self.rank], tokens, realised)
+        last = False
+        while not last:
+            piece = next(pieces)
+            last = piece.last
+            self.engine.set_gradient_accumulation_boundary(last)
+            sums += self._accumulate(piece, tokens)
         dist.all_reduce(sums)
         outcome = self._outcome(sums, tokens)
         self.alarm.check_loss(outcome.loss)
@@ -206,34 +228,35 @@ class StageTrainer:
         self.alarm.check_gradients(self.engine)
         return outcome
 
-    def _realised(self, step: Indices, number: int) -> Known | None:
-        """What the teacher makes of the step's target tokens, where the objective reads it."""
-        objective = self.stage.objective
-        if not objective.realised:
-            return None
-        easy_first = objective.instance_weights == "easy_first"
-        progress = (number + 1) / self.course.steps if easy_first else None
-        return realised_of(self.rows, step, progress)
-
-    def _accumulate(self, piece: Indices, tokens: int, realised: Known | None) -> torch.Tensor:
+    def _accumulate(self, piece: Piece, tokens: int) -> torch.Tensor:
         """Forward and backward of one micro-batch; returns each term summed over its tokens.
 
         DeepSpeed averages gradients over the processes: times their number, the sum is exact.
         """
-        told = bool(self.stage.objective.distributions)
-        batch = collate(self.rows, piece, self.layout, told, realised).to(self.engine.device)
+        batch = piece.batch.to(self.engine.device)
         self.head.predicts = batch.predicts
         if self.lesson:
             self.lesson.read(batch)
         logits = self.engine(**batch.inputs, use_cache=False).logits
-        given = (batch.targets, batch.teacher, batch.mask, self.weights, batch.realised)
-        terms = per_token(logits, *given)
+        loss, terms = self._loss(logits, batch)
+        self.alarm.see(piece.rows, combine(terms, self.weights))
+        self.engine.backward(loss * (self.world / tokens))
+        return torch.stack([values.float().sum() for values in terms.values()])
+
+    def _loss(
+        self, logits: torch.Tensor, batch: Batch
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The weighted sum of the terms, to differentiate; and each term's values, [n], to tell."""
+        if self.chunks:
+            loss, terms = self.chunks.loss(self.head.kept(), batch, self.weights)
+        else:
+            given = (batch.targets, batch.teacher, batch.mask, self.weights, batch.realised)
+            terms = per_token(logits, *given)
+            loss = combine(terms, self.weights).sum() if terms else logits.new_zeros(())
         if self.lesson:
             terms["hidden"] = self.lesson.distance(batch)
-        losses = combine(terms, self.weights)
-        self.alarm.see(piece, losses)
-        self.engine.backward(losses.sum() * (self.world / tokens))
-        return torch.stack([terms[name].detach().float().sum() for name in self.weights.terms])
+            loss = loss + self.weights.terms["hidden"] * terms["hidden"].sum()
+        return loss, {name: terms[name].detach() for name in self.weights.terms}
 
     def _outcome(self, sums: torch.Tensor, tokens: int) -> Outcome:
         means = [value / tokens for value in sums.tolist()]

@@ -48,7 +48,7 @@ STUDENT = [
     "entry", "schedule", "settings", "engine", "logprobs", "divergences", "objectives", "scores",
     "states", "checkpoints", "log", "board", "watch",
     "copying", "initialise", "tokenizers", "rows", "dataset", "difficulty",
-    "batches", "portions", "course", "plan", "prepare", "lesson",
+    "batches", "packing", "chunks", "portions", "course", "feed", "plan", "prepare", "lesson",
     "validation", "alarm", "trainer", "train",
     "systems", "decode", "evaluate",
 ]  # fmt: skip

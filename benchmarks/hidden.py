@@ -5,7 +5,7 @@ its layers and half its width, random from their seeds, then see the same batche
 cross-entropy alone and with the term `hidden` beside it. Told are means over seeds on lines that
 nobody saw, with the least and the greatest.
 
-    python benchmarks/hidden.py [--steps 300] [--seeds 3] [--weight 1.0]
+    python benchmarks/hidden.py [--steps 240] [--seeds 3] [--weight 1.0]
 """
 
 from __future__ import annotations
@@ -147,11 +147,11 @@ def _spread(values: list[float]) -> str:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=240)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--weight", type=float, default=1.0)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--teacher-steps", type=int, default=600)
+    parser.add_argument("--teacher-steps", type=int, default=400)
     return parser.parse_args()
 
 

@@ -305,6 +305,9 @@ class Student(Section):
     processes: Positive = 1
     checkpoint_steps: Positive = Field(500, description="optimiser steps between checkpoints")
     validate_rows: Positive = Field(200, description="validation sources decoded each time")
+    validate_engine: Literal["auto", "ctranslate2", "transformers"] | None = Field(
+        None, description="what decodes them; default: auto", exclude_if=_is_default
+    )
 
     @model_validator(mode="after")
     def _stages_differ(self) -> Self:

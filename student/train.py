@@ -60,6 +60,7 @@ def _train_stage(
     trainer.keep_best(position)
     record = _record(run, planned, position, log.write())
     record["planned_steps"] = trainer.course.steps
+    record["validated_by"] = trainer.validator and trainer.validator.engine(planned.model)
     if first:
         weights = sorted(planned.model.iterdir())
         record["files"] += [record_file(run, path, "model") for path in weights]

@@ -23,7 +23,8 @@ FACTORY = [
     "cards.markdown",
     "engines.base", "engines.conversion", "engines.ctranslate2", "engines.steering",
     "engines.decoder", "engines.drawing", "engines.scoring", "engines.transformers",
-    "engines.rollouts", "engines.arrays", "engines.vllm", "engines", "judging",
+    "engines.rollouts", "engines.arrays", "engines.vllm", "engines", "engines.choice",
+    "judging",
     "judging.expressions",
     "judging.templates", "judging.quantiles", "judging.rules", "judging.selection",
     "judging.verdicts", "samples", "workers", "generation", "generation.placement",
@@ -47,7 +48,7 @@ STUDENT = [
     "entry", "schedule", "logprobs", "divergences", "objectives", "scores",
     "checkpoints", "log", "copying", "initialise", "tokenizers", "rows", "dataset", "difficulty",
     "batches", "portions", "course", "plan", "prepare",
-    "validation", "trainer", "train",
+    "held_out", "validation", "trainer", "train",
     "systems", "decode", "evaluate",
 ]  # fmt: skip
 
@@ -56,7 +57,8 @@ SHARED = {
     "errors", "files", "schemas", "decoding", "models", "manifest", "training", "architecture",
     "records", "shards",
     "progress", "prompting.tokenizing", "prompting.prompts", "query.catalog", "query.fence",
-    "engines", "engines.base", "generation.responses", "metrics", "evaluation", "programs",
+    "engines", "engines.base", "engines.choice", "generation.responses", "metrics",
+    "evaluation", "programs",
 }  # fmt: skip
 
 ONE_DOOR = {"vllm", "ctranslate2", "deepspeed"}

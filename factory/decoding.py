@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -104,8 +104,12 @@ class Generate(Section):
 
     def greedily(self) -> Generate:
         """The same limits and stops, decoded greedily: how held-out sources are decoded."""
+        return self.searching()
+
+    def searching(self, **search: Any) -> Generate:
+        """The same limits and stops with another search: `decoding`, and what belongs to it."""
         kept = self.model_fields_set - frozenset().union(*DECODING_KEYS.values()) - {"decoding"}
-        return Generate(**{key: getattr(self, key) for key in kept})
+        return Generate(**{key: getattr(self, key) for key in kept}, **search)
 
 
 def token_limit(spec: int | Lengths, n_prompt_tokens: int) -> int:

@@ -7,10 +7,12 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from factory.sections import Section
+from factory.decoding import Generate
+from factory.sections import Positive, Section
 
 Measure = Literal["bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL", "exact_match"]
 MEASURES: tuple[str, ...] = get_args(Measure)
+BEAM = ("beam_width", "length_penalty", "early_stopping")
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -30,12 +32,25 @@ class Evaluate(Section):
 
     splits: tuple[Literal["validation", "test"], ...] = ("test",)
     systems: tuple[Literal["teacher", "student"], ...] = ("teacher", "student")
-    engine: Literal["vllm", "transformers"] | None = Field(None, description="default: teacher's")
-    decoding: Literal["greedy"] = "greedy"
+    engine: Literal["auto", "vllm", "ctranslate2", "transformers"] | None = Field(
+        None, description="default: auto"
+    )
+    decoding: Literal["greedy", "beam"] = "greedy"
+    beam_width: Positive = 4
+    length_penalty: float = Field(1.0, description="as in `generate`")
+    early_stopping: bool | Literal["never"] = Field(False, description="as in `generate`")
     metrics: tuple[Measure | dict[str, Program], ...] = Field(
         ("bleu", "chrf"), description="names, or {name: {command: …}}"
     )
     folds: Annotated[int, Field(ge=0)] = 5
+
+    @model_validator(mode="after")
+    def _no_idle_keys(self) -> Self:
+        if self.decoding != "beam" and (idle := sorted(self.model_fields_set & set(BEAM))):
+            raise ValueError(
+                f"decoding 'greedy' ignores {idle[0]}: remove it, or set decoding to beam"
+            )
+        return self
 
     @model_validator(mode="after")
     def _metrics_have_names(self) -> Self:
@@ -52,6 +67,12 @@ class Evaluate(Section):
             if not NAME.fullmatch(name):
                 raise ValueError(f"metrics: {name!r} is no name: take letters, digits, . _ -")
         return self
+
+    def searched(self, generate: Generate) -> Generate:
+        """How held-out sources are decoded: with the limits and stops of `generate`."""
+        if self.decoding == "greedy":
+            return generate.greedily()
+        return generate.searching(decoding="beam", **{key: getattr(self, key) for key in BEAM})
 
     def programs(self) -> dict[str, Program]:
         """The metrics that are commands, by name."""

@@ -57,11 +57,12 @@ def model_facts(model: str, revision: str | None, place: str) -> ModelFacts:
         context=context_of(text),
         encoder_decoder=bool(config.get("is_encoder_decoder")),
         fingerprint=commit or _fingerprint(folder),
-        head_size=_head_size(text),
+        head_size=head_size_of(text),
     )
 
 
-def _head_size(text: dict[str, Any]) -> int | None:
+def head_size_of(text: dict[str, Any]) -> int | None:
+    """The width of an attention head by a (text) configuration; None where it does not tell."""
     if text.get("head_dim"):
         return int(text["head_dim"])
     widths = next((text[key] for key in WIDTH_KEYS if text.get(key)), None)

@@ -12,7 +12,9 @@ from typing import Any
 from factory.architecture import check_start
 from factory.decoding import Generate
 from factory.engines import ABILITIES
+from factory.engines.choice import NARROWEST_HEAD, Kind, obstacle
 from factory.errors import ManifestError
+from factory.evaluation import BEAM
 from factory.files import digest, shipped
 from factory.generation.score import GOLD, score_targets
 from factory.judging.signals import check_signals, signal_keys
@@ -29,8 +31,6 @@ from factory.sections import Section
 from factory.sources import content_digest, split_files
 from factory.training import NO_TENSORBOARD
 
-# Of vLLM's attention on CPUs, 0.32.
-NARROWEST_HEAD = 32
 TELLING = ("card", "report")
 
 
@@ -88,7 +88,7 @@ def make_plan(manifest: Manifest, limit: int = 0) -> Plan:
         RunDirectory.existing(Path(manifest.candidates_from))
     teacher = manifest.teacher
     if teacher is None:
-        check_start(manifest, None)
+        _check_held_out(manifest, None, check_start(manifest, None))
         return Plan(manifest, None, Prompter(None, manifest.prompt), None, limit)
     facts = model_facts(teacher.model, teacher.revision, "teacher.model")
     _check_engine(manifest, facts)
@@ -96,7 +96,9 @@ def make_plan(manifest: Manifest, limit: int = 0) -> Plan:
     if manifest.generate.first_token is not None:
         first_token_id(tokenizer, manifest.generate.first_token)
     prompter = Prompter(tokenizer, manifest.prompt)
-    check_matching(manifest, check_start(manifest, tokenizer), tokenizer)
+    start = check_start(manifest, tokenizer)
+    check_matching(manifest, start, tokenizer)
+    _check_held_out(manifest, facts, start)
     return Plan(manifest, facts, prompter, tokenizer_fingerprint(tokenizer), limit)
 
 
@@ -144,6 +146,34 @@ def _check_engine(manifest: Manifest, facts: ModelFacts) -> None:
     if manifest.logits.width > facts.vocab_size:
         remedy = f"is more than the teacher's vocabulary of {facts.vocab_size}: lower it"
         raise ManifestError("logits.k", manifest.logits.k, remedy)
+
+
+def _check_held_out(manifest: Manifest, teacher: ModelFacts | None, student: Any) -> None:
+    """Refuse an engine that cannot decode the held-out sources, before anything runs.
+
+    `student` is the configuration it will have, or None where there is no student.
+    """
+    asked, key = manifest.evaluate, "evaluate.engine"
+    search, greedy = asked.searched(manifest.generate), manifest.generate.greedily()
+    named = asked.engine if asked.engine in ABILITIES else None
+    if teacher and manifest.teacher and "teacher" in asked.systems:
+        engine = named or manifest.teacher.engine
+        _require_able(key, engine, "teacher", Kind.of_facts(teacher), search)
+    if student is None or manifest.student is None:
+        return
+    kind, validates = Kind.of_config(student), manifest.student.validate_engine
+    if named and "student" in asked.systems:
+        _require_able(key, named, "student", kind, search)
+    if validates in ABILITIES:
+        _require_able("student.validate_engine", str(validates), "student", kind, greedy)
+
+
+def _require_able(key: str, engine: str, system: str, kind: Kind, search: Generate) -> None:
+    cuda = has_cuda()
+    if why := obstacle(engine, kind, search, cuda=cuda):
+        able = [name for name in ABILITIES if not obstacle(name, kind, search, cuda=cuda)]
+        remedy = f"cannot decode the {system}: it {why}: set {key} to {' or '.join(able)}"
+        raise ManifestError(key, engine, remedy)
 
 
 def has_cuda() -> bool:
@@ -263,12 +293,12 @@ def evaluate_key(plan: Plan, run: RunDirectory) -> str:
     """Key of the scores: the systems, the rows they decode, and how."""
     manifest = plan.manifest
     decoding = manifest.generate.model_dump(mode="json", include={"max_new_tokens"})
-    decoding |= _told(manifest.generate.greedily())
+    decoding |= _told(manifest.evaluate.searched(manifest.generate))
     for storing in ("shard_size", "window", "check"):
         decoding.pop(storing, None)
     fingerprint = plan.teacher.fingerprint if plan.teacher else None
     trained = run.step("train").get("key")
-    settings = manifest.evaluate.model_dump(mode="json")
+    settings = manifest.evaluate.model_dump(mode="json", exclude=set(BEAM))
     samples = run.step("samples").get("key")
     programs = manifest.evaluate.programs().values()
     files = [program_files(program) for program in programs]

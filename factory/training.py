@@ -349,6 +349,9 @@ class Student(Section):
     compile: bool = Field(
         False, description="the model goes through torch.compile", exclude_if=operator.not_
     )
+    validate_engine: Literal["auto", "ctranslate2", "transformers"] | None = Field(
+        None, description="what decodes them; default: auto", exclude_if=_is_default
+    )
 
     @model_validator(mode="after")
     def _stages_differ(self) -> Self:

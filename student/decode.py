@@ -5,7 +5,6 @@ One process a system, so that an engine's memory and threads go with it.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,21 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from factory.decoding import token_limit
 from factory.engines import Engine, Request, Result, decode, open_engine
+from factory.errors import EngineError
 from factory.files import read_json, write_json
 from factory.generation.responses import Responses
 from factory.manifest import Manifest
 from factory.progress import Advance, progress
-from factory.prompting.prompts import Prompter
-from factory.prompting.tokenizing import load_tokenizer, tokenizer_fingerprint
+from factory.prompting.tokenizing import load_tokenizer
 from factory.query.catalog import connect, quoted
 from factory.records import FileRecord, RunDirectory
 from factory.schemas import PREDICTIONS
 from factory.shards import part_writer
 from student.entry import run_process, stop_if_abandoned
+from student.held_out import HeldOut
 from student.initialise import parameters_of
-from student.systems import System, system
+from student.systems import System, count_split, system
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -44,7 +43,7 @@ def decode_system(run: RunDirectory, name: str) -> None:
     manifest = run.manifest()
     asked = system(run, manifest, name)
     tokenizer = load_tokenizer(asked.options.model, asked.options.revision)
-    engine = open_engine(asked.engine, asked.options)
+    engine = _opened(asked)
     decoder = _Decoder(run, manifest, asked, tokenizer, engine)
     try:
         files = [decoder.split(split) for split in _splits(manifest)]
@@ -54,6 +53,8 @@ def decode_system(run: RunDirectory, name: str) -> None:
         "key": asked.key,
         "stage": asked.stage,
         "engine": asked.engine,
+        "engine_asked": asked.engine_asked,
+        "decoding": asked.options.generate.decoding,
         "parameters": parameters_of(asked.options.model, asked.options.revision),
         "files": files,
         **decoder.figures(),
@@ -73,6 +74,17 @@ def decoded(run: RunDirectory, asked: System) -> dict[str, Any] | None:
     return record if record.get("key") == asked.key else None
 
 
+def _opened(asked: System) -> Engine:
+    """The engine; where a student is what it cannot take, the key that decides it is told."""
+    try:
+        return open_engine(asked.engine, asked.options)
+    except EngineError as error:
+        if asked.stage is None:
+            raise
+        place = f"evaluate.engine: {asked.engine_asked}"
+        raise EngineError(place, asked.engine, f"for the student: {error.remedy}") from None
+
+
 class _Decoder:
     """Streams splits through one engine and counts what comes out."""
 
@@ -86,9 +98,7 @@ class _Decoder:
     ) -> None:
         self.run, self.manifest, self.asked = run, manifest, asked
         self.responses, self.engine = Responses(tokenizer, asked.options.generate), engine
-        teachers = run.record().get("tokenizer", {}).get("fingerprint")
-        same = tokenizer_fingerprint(tokenizer) == teachers
-        self.prompter = None if same else Prompter(tokenizer, manifest.prompt)
+        self.held_out = HeldOut(run, manifest, tokenizer)
         self.tokens = self.rows = self.failed = 0
         self.seconds = 0.0
 
@@ -105,11 +115,13 @@ class _Decoder:
     def split(self, split: str) -> FileRecord:
         """Decode one split into `predictions/SYSTEM-SPLIT.parquet`."""
         path = self.run.path("predictions", f"{self.asked.name}-{split}.parquet")
-        signature = {"system": self.asked.name, "key": self.asked.key, "decoding": "greedy"}
-        title = f"decoding {split} ({self.asked.name})"
+        asked = self.asked
+        told = {"decoding": asked.options.generate.decoding, "engine": asked.engine}
+        signature = {"system": asked.name, "key": asked.key, **told}
+        title = f"decoding {split} ({asked.name}, {asked.engine})"
         with (
             part_writer(self.run, path, "predictions", PREDICTIONS, signature) as (writer, record),
-            progress(title, self._count(split)) as advance,
+            progress(title, count_split(self.run, split)) as advance,
         ):
             for results in self._results(split, advance):
                 writer.write(self._table(split, results))
@@ -130,25 +142,13 @@ class _Decoder:
         yield waiting
 
     def _requests(self, split: str) -> Iterator[Request]:
-        spec = self.manifest.generate.max_new_tokens
         with connect(self.run) as connection:
             rows = connection.sql(
                 "SELECT sample_id, source, meta, prompt_ids FROM samples "
                 f'WHERE split = {quoted(split)} ORDER BY "row"'
             )
             for batch in rows.to_arrow_reader(BATCH):
-                ids = self._prompts(batch)
-                for key, prompt in zip(batch.column("sample_id").to_pylist(), ids, strict=True):
-                    yield Request(key, prompt, token_limit(spec, len(prompt)))
-
-    def _prompts(self, batch: pa.RecordBatch) -> list[list[int]]:
-        if self.prompter is None:
-            stored: list[list[int]] = batch.column("prompt_ids").to_pylist()
-            return stored
-        pairs = zip(
-            batch.column("source").to_pylist(), batch.column("meta").to_pylist(), strict=True
-        )
-        return self.prompter.encode([{**json.loads(m or "{}"), "source": s} for s, m in pairs])[1]
+                yield from self.held_out.requests(batch)
 
     def _table(self, split: str, results: Iterable[Result]) -> pa.Table:
         listed = list(results)
@@ -167,12 +167,6 @@ class _Decoder:
             "token_ids": ids,
         }
         return pa.table(columns, schema=PREDICTIONS)
-
-    def _count(self, split: str) -> int:
-        with connect(self.run) as connection:
-            query = "SELECT count(*) FROM samples WHERE split = ?"
-            [(count,)] = connection.execute(query, [split]).fetchall()
-        return int(count)
 
 
 def _splits(manifest: Manifest) -> list[str]:

@@ -29,7 +29,10 @@ TEXTS = """
     WHERE s.gold IS NOT NULL
     ORDER BY md5(s.sample_id), s.sample_id
 """
-FIGURES = ("parameters", "tokens_per_second", "seconds", "tokens", "rows", "failed", "engine")
+FIGURES = (
+    "parameters", "tokens_per_second", "seconds", "tokens", "rows", "failed",
+    "engine", "engine_asked", "decoding",
+)  # fmt: skip
 
 
 def evaluate(run: RunDirectory, key: str) -> None:
@@ -53,8 +56,13 @@ def evaluate(run: RunDirectory, key: str) -> None:
     path = run.path("evals.parquet")
     files = [write_part(run, path, "evals", [table], EVALS, {"evaluate": key})]
     files += [file for record in records.values() for file in record["files"]]
-    figures = {name: {f: record[f] for f in FIGURES} for name, record in records.items()}
+    figures = {name: _figures(record) for name, record in records.items()}
     run.finish("evaluate", key, time.monotonic() - began, files=files, systems=figures)
+
+
+def _figures(record: dict[str, Any]) -> dict[str, Any]:
+    """What the step tells of a system; texts decoded before a figure was kept go without it."""
+    return {figure: record[figure] for figure in FIGURES if figure in record}
 
 
 def _systems(run: RunDirectory, manifest: Manifest) -> list[System]:

@@ -69,6 +69,7 @@ def _train_stage(
     trainer.keep_best(position)
     record = _record(run, planned, position, log.finish(position))
     record["planned_steps"] = steps
+    record["validated_by"] = trainer.validator and trainer.validator.engine(planned.model)
     if trainer.lesson:
         record["hidden_layers"] = trainer.lesson.layers
     if first:

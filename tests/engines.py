@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ KEPT: list[Engine] = []
 FEW_BLOCKS = {"num_gpu_blocks_override": 64}
 
 
-def opened_vllm(folder: Path, k: int = 0, **generate: Any) -> Engine:
+def opened_vllm(folder: Path, k: int = 0, *, logprobs: bool = True, **generate: Any) -> Engine:
     """A vLLM engine with a small cache, never closed: see `KEPT`."""
-    options = EngineOptions(str(folder), k=k, generate=Generate(**generate), options=FEW_BLOCKS)
-    KEPT.append(open_engine("vllm", options))
+    asked = EngineOptions(str(folder), k=k, generate=Generate(**generate), logprobs=logprobs)
+    KEPT.append(open_engine("vllm", replace(asked, options=FEW_BLOCKS)))
     return KEPT[-1]
 
 

@@ -6,6 +6,7 @@ from tests.mistakes import Edits
 
 METRICS = "evaluate.metrics"
 COMMAND = {"command": "echo 1"}
+NARROW = {"model_type": "llama", "hidden_size": 32, "num_attention_heads": 2}
 
 
 def metrics(*listed: object) -> Edits:
@@ -58,5 +59,43 @@ EVALUATIONS: dict[str, tuple[Edits, str, list[str]]] = {
         metrics({"own": {"command": "./score"}}),
         f"{METRICS}.own.command: './score':",
         ["there is no program './score'"],
+    ),
+    "an engine that runs no encoder–decoder": (
+        {"evaluate.engine": "vllm", "student.init": {"model": "{t5}"}},
+        "evaluate.engine: 'vllm':",
+        [
+            "cannot decode the student: it is an encoder–decoder (t5): ",
+            "set evaluate.engine to transformers or ctranslate2",
+        ],
+    ),
+    "a student with narrow heads": (
+        {"evaluate.engine": "vllm", "student.init": {"config": NARROW}},
+        "evaluate.engine: 'vllm':",
+        ["cannot decode the student: it has attention heads of 16", "32 wide or more"],
+    ),
+    "stop strings of a beam over vllm": (
+        {"generate.stop": ["x"], "evaluate": {"decoding": "beam", "engine": "vllm"}},
+        "evaluate.engine: 'vllm':",
+        ["cannot decode the teacher: it is to be decoded with stop", "set evaluate.engine to"],
+    ),
+    "a width without a beam": (
+        {"evaluate": {"beam_width": 8}},
+        "manifest.yaml evaluate:",
+        ["decoding 'greedy' ignores beam_width: remove it, or set decoding to beam"],
+    ),
+    "an engine that there is not": (
+        {"evaluate.engine": "vlm"},
+        "manifest.yaml evaluate.engine: 'vlm':",
+        ["'auto', 'vllm', 'ctranslate2'"],
+    ),
+    "vllm beside training": (
+        {"student.validate_engine": "vllm"},
+        "manifest.yaml student.validate_engine: 'vllm':",
+        ["'auto', 'ctranslate2' or 'transformers'"],
+    ),
+    "a validation without the first token": (
+        {"student.validate_engine": "ctranslate2", "generate.first_token": "<sep>"},
+        "student.validate_engine: 'ctranslate2':",
+        ["cannot decode the student", "first_token", "set student.validate_engine to transformers"],
     ),
 }

@@ -23,7 +23,8 @@ FACTORY = [
     "cards.markdown",
     "engines.base", "engines.conversion", "engines.ctranslate2", "engines.steering",
     "engines.decoder", "engines.drawing", "engines.scoring", "engines.transformers",
-    "engines.rollouts", "engines.arrays", "engines.vllm", "engines", "judging",
+    "engines.rollouts", "engines.arrays", "engines.vllm", "engines", "engines.choice",
+    "judging",
     "judging.expressions",
     "judging.templates", "judging.quantiles", "judging.rules", "judging.selection",
     "judging.verdicts", "samples", "workers", "generation", "generation.placement",
@@ -49,7 +50,7 @@ STUDENT = [
     "states", "checkpoints", "log", "board", "watch",
     "copying", "initialise", "tokenizers", "rows", "dataset", "difficulty",
     "batches", "packing", "chunks", "portions", "course", "feed", "plan", "prepare", "lesson",
-    "validation", "alarm", "trainer", "train",
+    "held_out", "validation", "alarm", "trainer", "train",
     "systems", "decode", "evaluate",
 ]  # fmt: skip
 
@@ -58,7 +59,8 @@ SHARED = {
     "errors", "files", "schemas", "decoding", "models", "manifest", "launch", "training",
     "architecture", "matching", "records", "shards",
     "progress", "prompting.tokenizing", "prompting.prompts", "query.catalog", "query.fence",
-    "engines", "engines.base", "generation.responses", "metrics", "evaluation", "programs",
+    "engines", "engines.base", "engines.choice", "generation.responses", "metrics",
+    "evaluation", "programs",
 }  # fmt: skip
 
 ONE_DOOR = {"vllm", "ctranslate2", "deepspeed"}

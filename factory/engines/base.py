@@ -105,6 +105,7 @@ class EngineOptions:
     """How an engine is opened. `k` 0 asks for the log-probability of the realised tokens alone.
 
     `draws` asks for so many tokens drawn from the full distribution at each position.
+    `logprobs` False says that ids alone are wanted: an engine may leave out what costs it more.
     `cache` is a folder where an engine may keep a converted copy of the model.
     """
 
@@ -116,6 +117,7 @@ class EngineOptions:
     options: dict[str, object] | None = None
     cache: str | None = None
     draws: int = 0
+    logprobs: bool = True
 
     @property
     def window(self) -> int:

@@ -97,6 +97,7 @@ class CTranslate2Engine:
         self._model = _load(library, facts, settings, copy)
         self._decoding = self._decoding_options()
         self._sums_told = self._first is None and _unchanged(options.generate, self._model)
+        self._scores_anew = options.logprobs and not self._sums_told
         self._check(copy)
 
     @property
@@ -155,7 +156,7 @@ class CTranslate2Engine:
             pairs = zip(batch.requests, outputs, strict=True)
             return [Result(r.key, [self._scored(r.target_ids or [], out)]) for r, out in pairs]
         decoded = [self._hypotheses(output) for output in outputs]
-        if not self._sums_told:
+        if self._scores_anew:
             decoded = self._with_logprobs(batch.requests, decoded)
         pairs_ = zip(batch.requests, decoded, strict=True)
         return [Result(request.key, hypotheses) for request, hypotheses in pairs_]
@@ -212,7 +213,7 @@ class CTranslate2Engine:
         found = []
         for names, score in zip(sequences, output.scores, strict=True):
             ids = [self._ids[name] for name in names]
-            told = score * len(ids) ** self._decoding["length_penalty"]
+            told = score * len(ids) ** self._decoding["length_penalty"] if self._sums_told else None
             reason = self._reason(ids)
             found.append(Hypothesis(np.asarray(ids, np.int32), None, reason, told_sum=told))
         return found

@@ -53,6 +53,7 @@ class TransformersEngine:
         from factory.engines.scoring import Scorer
 
         self._k, self._sampling = options.k, options.generate.decoding == "sample"
+        self._ids_alone = not (options.logprobs or options.k or options.draws)
         self._waiting: list[Request] = []
         self._refused: list[Result] = []
         self.encoder_decoder = bool(model.config.is_encoder_decoder)
@@ -84,10 +85,11 @@ class TransformersEngine:
             return refused
         batch = self._next_batch()
         targets = self._given(batch) if _scores(batch[0]) else self._decoded(batch)
+        tell = self._unscored if self._ids_alone and not _scores(batch[0]) else self._score
         found: list[list[Hypothesis]] = [[] for _ in batch]
         for first in range(0, len(targets), self._batch):
             part = targets[first : first + self._batch]
-            for target, hypothesis in zip(part, self._score(batch, part), strict=True):
+            for target, hypothesis in zip(part, tell(batch, part), strict=True):
                 found[target.place].append(hypothesis)
         results = [Result(request.key, told) for request, told in zip(batch, found, strict=True)]
         return refused + results
@@ -138,6 +140,17 @@ class TransformersEngine:
                 ranks = enumerate(told, ordinal)
                 targets += [_Target(place, ids, rank, seed) for rank, ids in ranks]
         return targets
+
+    def _unscored(self, batch: Sequence[Request], targets: Sequence[_Target]) -> list[Hypothesis]:
+        return [
+            Hypothesis(
+                np.asarray(target.ids, np.int32),
+                None,
+                self._decoder.finish_reason(target.ids, _limit(batch[target.place])),
+                seed=target.seed,
+            )
+            for target in targets
+        ]
 
     def _score(self, batch: Sequence[Request], targets: Sequence[_Target]) -> list[Hypothesis]:
         from factory.engines.scoring import Passage

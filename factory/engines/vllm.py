@@ -45,6 +45,7 @@ class VllmEngine:
             EngineError: vLLM is not installed, or refuses the model or an option.
         """
         self._k, self._generate = options.k, options.generate
+        self._logprobs = options.k if options.logprobs or options.k else None
         self._open: dict[str, _Draws] = {}
         self._refused: list[Result] = []
         self._engine = _load(options)
@@ -112,7 +113,7 @@ class VllmEngine:
             **_decoding(self._generate),
             seed=seed,
             max_tokens=request.max_new_tokens,
-            logprobs=self._k,
+            logprobs=self._logprobs,
         )
 
 
@@ -299,6 +300,9 @@ def _sampling_class() -> tuple[Any, Any]:
 
 def _hypothesis(output: Any, k: int, seed: int | None) -> Hypothesis:
     """Log-probabilities are rows of k + 1: the realised token first, then the top k."""
+    if output.logprobs is None:
+        told = np.asarray(output.token_ids, np.int32)
+        return Hypothesis(told, None, output.finish_reason, seed=seed)
     ids, logprobs = rows(output.logprobs, k)
     return Hypothesis(
         token_ids=np.asarray(output.token_ids, np.int32),

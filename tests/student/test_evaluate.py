@@ -122,6 +122,8 @@ def test_texts_and_scores_are_recorded(run: RunDirectory):
     assert step["key"] == "evaluate-key"
     assert step["systems"]["teacher"]["parameters"] == 46368
     assert step["systems"]["teacher"]["rows"] == 8
+    assert step["systems"]["teacher"]["engine"] == "transformers"
+    assert step["systems"]["teacher"]["engine_asked"] == "teacher's own"
     assert step["systems"]["teacher"]["tokens_per_second"] > 0
     with connect(run) as catalog:
         texts = catalog.sql("SELECT split, sample_id, token_ids FROM predictions").fetchall()

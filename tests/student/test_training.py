@@ -14,10 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoModelForCausalLM
 
+from factory.evaluation import Evaluate
 from factory.files import read_json
 from factory.query.catalog import connect
+from factory.reading import write_manifest
 from factory.records import RunDirectory
+from factory.shards import SIGNATURE
 from factory.training import OVER_DISTRIBUTIONS
+from student.decode import decode_system, record_path
 from tests.student.tiny import (
     SAMPLED,
     TOP_P,
@@ -139,6 +143,29 @@ def test_the_log_counts_target_tokens_and_tells_each_term(trained: RunDirectory)
         assert row["loss"] == pytest.approx(total)
     assert log[0]["lr"] < log[1]["lr"] > log[first["steps"] - 1]["lr"]
     assert log[first["steps"]]["lr"] == pytest.approx(2e-3)
+
+
+def test_the_student_is_decoded_by_the_engine_of_the_rule_and_the_record_tells(
+    trained: RunDirectory,
+):
+    assert [record["validated_by"] for record in trained.stage_records()] == ["transformers"] * 2
+    run = copy(trained, "decoded")
+    beam = Evaluate(decoding="beam", beam_width=3, early_stopping=True)
+    told = []
+    for engine, wanted in ((None, beam), ("transformers", beam), ("transformers", Evaluate())):
+        asked = wanted.model_copy(update={"engine": engine})
+        manifest = run.manifest().model_copy(update={"evaluate": asked})
+        write_manifest(manifest, run.path("manifest.yaml"))
+        decode_system(run, "student")
+        told.append(read_json(record_path(run, "student")))
+    assert [(t["engine"], t["engine_asked"], t["decoding"]) for t in told] == [
+        ("transformers", "auto", "beam"),
+        ("transformers", "name", "beam"),
+        ("transformers", "name", "greedy"),
+    ]
+    assert told[0]["key"] == told[1]["key"] != told[2]["key"]
+    written = pq.read_metadata(run.path(told[2]["files"][0]["path"])).metadata
+    assert b"transformers" in written[SIGNATURE]
 
 
 def test_two_processes_train_as_one(prepared: RunDirectory, trained: RunDirectory):

@@ -24,6 +24,7 @@ from factory.prompting.tokenizing import first_token_id, load_tokenizer, tokeniz
 from factory.records import RunDirectory
 from factory.sections import Section
 from factory.sources import content_digest, split_files
+from factory.staging import check_stages
 
 # Of vLLM's attention on CPUs, 0.32.
 NARROWEST_HEAD = 32
@@ -82,6 +83,7 @@ def make_plan(manifest: Manifest, limit: int = 0) -> Plan:
     teacher = manifest.teacher
     if teacher is None:
         check_start(manifest, None)
+        check_stages(manifest, None)
         return Plan(manifest, None, Prompter(None, manifest.prompt), None, limit)
     facts = model_facts(teacher.model, teacher.revision, "teacher.model")
     _check_engine(manifest, facts)
@@ -90,6 +92,7 @@ def make_plan(manifest: Manifest, limit: int = 0) -> Plan:
         first_token_id(tokenizer, manifest.generate.first_token)
     prompter = Prompter(tokenizer, manifest.prompt)
     check_start(manifest, tokenizer)
+    check_stages(manifest, tokenizer)
     return Plan(manifest, facts, prompter, tokenizer_fingerprint(tokenizer), limit)
 
 

@@ -12,6 +12,7 @@ from factory.manifest import Manifest
 from factory.query.catalog import connect
 from factory.records import RunDirectory
 from factory.samples import build_samples
+from factory.staging import require_gold
 from factory.steps import Plan, make_plan
 
 # Bytes a candidate row takes beyond its distributions, and an (id, log-probability) pair at k = 16;
@@ -35,6 +36,7 @@ def check_manifest(manifest: Manifest) -> dict[str, Any]:
         run = RunDirectory(Path(folder) / "run")
         run.adopt(manifest)
         build_samples(run, manifest, plan.prompter, key="check")
+        require_gold(run, manifest)
         return _figures(plan, run)
 
 

@@ -25,6 +25,7 @@ from factory.prompting.tokens import keep_tokens
 from factory.query import catalog
 from factory.records import STEPS, RunDirectory
 from factory.samples import build_samples
+from factory.staging import require_gold
 from factory.steps import Plan, has_cuda, make_plan
 from factory.workers import launcher_command, module_command, run_worker
 
@@ -81,6 +82,8 @@ def run_steps(
                 _do(job, step)
                 run.adopt(manifest)
                 catalog.refresh(run)
+            if step == "samples" and "train" in wanted:
+                require_gold(run, manifest)  # before a teacher has decoded for a day
     return run
 
 

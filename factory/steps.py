@@ -29,6 +29,7 @@ from factory.prompting.tokenizing import first_token_id, load_tokenizer, tokeniz
 from factory.records import RunDirectory
 from factory.sections import Section
 from factory.sources import content_digest, split_files
+from factory.staging import check_stages
 from factory.training import NO_TENSORBOARD
 
 TELLING = ("card", "report")
@@ -89,6 +90,7 @@ def make_plan(manifest: Manifest, limit: int = 0) -> Plan:
     teacher = manifest.teacher
     if teacher is None:
         _check_held_out(manifest, None, check_start(manifest, None))
+        check_stages(manifest, None)
         return Plan(manifest, None, Prompter(None, manifest.prompt), None, limit)
     facts = model_facts(teacher.model, teacher.revision, "teacher.model")
     _check_engine(manifest, facts)
@@ -97,6 +99,7 @@ def make_plan(manifest: Manifest, limit: int = 0) -> Plan:
         first_token_id(tokenizer, manifest.generate.first_token)
     prompter = Prompter(tokenizer, manifest.prompt)
     start = check_start(manifest, tokenizer)
+    check_stages(manifest, tokenizer)
     check_matching(manifest, start, tokenizer)
     _check_held_out(manifest, facts, start)
     return Plan(manifest, facts, prompter, tokenizer_fingerprint(tokenizer), limit)

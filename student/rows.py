@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from factory.errors import RunError
 from factory.query.catalog import Connection, connect, parquet, portions
-from factory.query.fence import fenced, query_errors, select
+from factory.query.fence import fenced, query_errors
 from factory.records import RunDirectory
+from factory.staging import columns_of
 from factory.training import Stage
 
 BATCH = 512
@@ -145,7 +146,8 @@ def stage_rows(run: RunDirectory, wanted: Wanted) -> Iterator[Iterable[pa.Record
     if data in BUILT_IN:
         yield _built_in(run, data, wanted)
     else:
-        joined = _joined(data, _columns_of(run, data, wanted), wanted)
+        columns = columns_of(run, data, wanted.place, wanted.stage.objective)
+        joined = _joined(data, columns, wanted)
         with fenced(run, joined) as connection, query_errors():
             yield connection.sql(joined).to_arrow_reader(BATCH)
 
@@ -197,22 +199,6 @@ def no_rows(wanted: Wanted, excluded: dict[str, int]) -> RunError:
         return RunError(wanted.place, wanted.data, f"no row can be used ({reasons})")
     remedy = EMPTY.get(wanted.data, "the query gives no row: mend it")
     return RunError(wanted.place, wanted.data, remedy)
-
-
-def _columns_of(run: RunDirectory, sql: str, wanted: Wanted) -> set[str]:
-    select(run, sql)  # alone first: a mistake is told with its place in it
-    columns = set(select(run, f"SELECT * FROM (\n{sql}\n) LIMIT 0").columns)
-    missing = {"sample_id", "source"} - columns
-    if not columns & {"target", "token_ids"}:
-        missing.add("target")
-    if wanted.distributions and "token_ids" not in columns:
-        missing.add("token_ids")
-    if missing:
-        remedy = f"lacks the column {sorted(missing)[0]}: select sample_id, source and target"
-        told = wanted.stage.objective.distributions
-        remedy += f", and token_ids for {told[0]}" if told else ""
-        raise RunError(wanted.place, wanted.data, remedy)
-    return columns
 
 
 def _joined(data: str, columns: set[str], wanted: Wanted) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tests.mistakes import REMOVED, STAGE, STAGES, Edits
 
+TRAINED = {"train": {"vocab_size": 300}}
+
 STAGINGS: dict[str, tuple[Edits, str, list[str]]] = {
     "two lengths of a stage": (
         {STAGES: [STAGE | {"epochs": 2, "steps": 100}]},
@@ -80,5 +82,52 @@ STAGINGS: dict[str, tuple[Edits, str, list[str]]] = {
         },
         "student.stages.gold.objective.hidden: 0.5:",
         ["needs the teacher's tokenizer, and the student has another: use ce alone"],
+    ),
+    "SQL without a column": (
+        {STAGES: [STAGE | {"data": "SELECT sample_id, target FROM gold"}]},
+        "student.stages.gold.data: 'SELECT sample_id, target FROM gold':",
+        ["lacks the column source: select sample_id, source and target"],
+    ),
+    "SQL without the ids that distributions are of": (
+        {
+            STAGES: [
+                STAGE
+                | {
+                    "data": "SELECT sample_id, source, target FROM pseudolabels;",
+                    "objective": {"jsd": 1},
+                }
+            ]
+        },
+        "student.stages.gold.data: ",
+        ["lacks the column token_ids", "and token_ids for jsd"],
+    ),
+    "SQL of a view that is none": (
+        {STAGES: [STAGE | {"data": "SELECT * FROM pseudolabel"}]},
+        "student.stages.gold.data: 'SELECT * FROM pseudolabel':",
+        ["pseudolabel"],
+    ),
+    "SQL that writes": (
+        {STAGES: [STAGE | {"data": "CREATE TABLE t (i INT)"}]},
+        "student.stages.gold.data: 'CREATE TABLE t (i INT)':",
+        [],
+    ),
+    "distributions of gold that is not scored": (
+        {STAGES: [STAGE | {"objective": {"forward_kl": 1}}]},
+        "student.stages.gold.objective: 'forward_kl':",
+        ["gold has no distributions until it is scored: set score.targets to [gold]"],
+    ),
+    "distributions for another tokenizer": (
+        {"student.init.tokenizer": {"train": {"vocab_size": 300}}},
+        "student.stages.pseudolabel.objective: 'forward_kl':",
+        ["needs the teacher's tokenizer, and the student has another: use ce alone"],
+    ),
+    "distributions without a teacher": (
+        {
+            "teacher": REMOVED,
+            "student.init": {"config": {"model_type": "llama"}, "tokenizer": TRAINED},
+            STAGES: [STAGE | {"objective": {"ce": 0.5, "tvd": 0.5}}],
+        },
+        "student.stages.gold.objective: 'tvd':",
+        ["needs the distributions of a teacher: name one, or use ce alone"],
     ),
 }

@@ -18,7 +18,7 @@ FACTORY = [
     "prompting.encoding", "prompting.tokenizing", "prompting.tokens", "prompting.template",
     "architecture", "matching",
     "prompting.chat", "prompting.prompts", "distributions", "distributions.logits",
-    "distributions.toplists", "query", "query.catalog", "query.fence", "query.looks",
+    "distributions.toplists", "query", "query.catalog", "query.fence", "staging", "query.looks",
     "query.tables", "looking", "looking.panels", "overlap", "metrics", "programs", "cards",
     "cards.markdown",
     "engines.base", "engines.conversion", "engines.ctranslate2", "engines.steering",
@@ -37,8 +37,10 @@ FACTORY = [
     "steps", "exchange.importing", "looking.training", "looking.status", "looking.viewing",
     "looking.sample", "looking.diff", "verify", "looking.comparing", "looking.sheets",
     "cards.figures",
-    "cards.blocks", "cards.mismatches", "cards.card", "reporting", "reporting.figures",
-    "reporting.charts", "reporting.sections", "reporting.page", "exchange.exporting", "doctor",
+    "cards.blocks", "cards.mismatches", "cards.start", "cards.card", "cards.model",
+    "reporting", "reporting.figures",
+    "reporting.charts", "reporting.sections", "reporting.page", "exchange.exporting",
+    "delivery", "doctor",
     "starting", "looking.console", "checking", "pilot", "pipeline", "commands", "commands.answers",
     "commands.options", "commands.starting", "commands.making", "commands.looking",
     "commands.exchanging", "commands.showing", "cli",
@@ -51,7 +53,7 @@ STUDENT = [
     "copying", "initialise", "tokenizers", "rows", "dataset", "difficulty",
     "batches", "packing", "chunks", "portions", "course", "feed", "plan", "prepare", "lesson",
     "held_out", "validation", "alarm", "trainer", "train",
-    "systems", "decode", "evaluate",
+    "systems", "decode", "evaluate", "generation", "writers", "likeness", "evidence", "delivery",
 ]  # fmt: skip
 
 # What the student may know of the factory: its plumbing, and what both sides must agree on.
@@ -59,8 +61,9 @@ SHARED = {
     "errors", "files", "schemas", "decoding", "models", "manifest", "launch", "training",
     "architecture", "matching", "records", "shards",
     "progress", "prompting.tokenizing", "prompting.prompts", "query.catalog", "query.fence",
-    "engines", "engines.base", "engines.choice", "generation.responses", "metrics",
-    "evaluation", "programs",
+    "staging", "engines", "engines.base", "engines.choice", "engines.conversion",
+    "engines.ctranslate2", "engines.decoder", "generation.responses", "metrics", "evaluation",
+    "programs",
 }  # fmt: skip
 
 ONE_DOOR = {"vllm", "ctranslate2", "deepspeed"}

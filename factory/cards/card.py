@@ -11,8 +11,9 @@ from markupsafe import Markup
 
 from factory.cards.blocks import END, Page, put_together, take_apart
 from factory.cards.figures import Figure, figures, markup
-from factory.cards.markdown import cell, number, small
+from factory.cards.markdown import cell, number, short_path, small
 from factory.cards.mismatches import Mismatch, mismatches
+from factory.cards.start import start_of
 from factory.decoding import DECODING_KEYS
 from factory.errors import RunError
 from factory.files import digest, shipped, write_text
@@ -114,10 +115,11 @@ def _digest(page: Page) -> str:
 
 
 def _rendered(run: RunDirectory, template: str, matter: Facts) -> str:
-    return _environment().get_template(template).render(_facts(run, matter))
+    return environment().get_template(template).render(run_facts(run, matter))
 
 
-def _facts(run: RunDirectory, matter: Facts) -> Facts:
+def run_facts(run: RunDirectory, matter: Facts) -> Facts:
+    """All that a card may tell of a run; `matter` is more for its front matter."""
     manifest, record, tables = run.manifest(), run.record(), figures(run)
     tree = manifest.model_dump(mode="json", exclude_unset=True)
     head = front_matter(manifest, _rows(tables)) | matter
@@ -125,7 +127,7 @@ def _facts(run: RunDirectory, matter: Facts) -> Facts:
         "front_matter": Markup(to_yaml(head)),  # noqa: S704 — our YAML
         "manifest": manifest,
         "manifest_yaml": Markup(to_yaml(_portable(tree))),  # noqa: S704 — stands in a code block
-        "teacher_name": _short_path(manifest.teacher.model) if manifest.teacher else None,
+        "teacher_name": short_path(manifest.teacher.model) if manifest.teacher else None,
         "teacher": record.get("teacher"),
         "tokenizer": record.get("tokenizer"),
         "versions": record.get("versions", {}),
@@ -135,11 +137,13 @@ def _facts(run: RunDirectory, matter: Facts) -> Facts:
         "figures": tables,
         "unfailed": [rule for rule, n in run.step("judge").get("reasons", {}).items() if not n],
         "stages": [{f: stage.get(f) for f in STAGE_FACTS} for stage in run.stage_records()],
+        "start": start_of(run),
         "imported": list(imported_files(run).values()),
     }
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Templates of `data_cards`, and the filters that make what they show harmless."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(shipped("data_cards")),
         autoescape=True,
@@ -186,10 +190,6 @@ def _portable(tree: Any) -> Any:
     if not isinstance(tree, dict):
         return tree
     return {
-        name: _short_path(value) if name in PATHS and isinstance(value, str) else _portable(value)
+        name: short_path(value) if name in PATHS and isinstance(value, str) else _portable(value)
         for name, value in tree.items()
     }
-
-
-def _short_path(path: str) -> str:
-    return path.rstrip("/").rpartition("/")[2] if path.startswith("/") else path

@@ -40,6 +40,11 @@ def small(value: float) -> str:
     return f"{value:.2g}"
 
 
+def short_path(path: str) -> str:
+    """A hub id as it is, of a folder its last part."""
+    return path.rstrip("/").rpartition("/")[2] if path.startswith("/") else path
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], words: Sequence[bool]) -> str:
     """A table of cells that are text already or are made so; `words` stand to the left."""
     sides = ["---" if left else "---:" for left in words]

@@ -308,6 +308,12 @@ class Student(Section):
     checkpoint_steps: Positive = Field(500, description="optimiser steps between checkpoints")
     validate_rows: Positive = Field(200, description="validation sources decoded each time")
 
+    def essence(self) -> dict[str, Any]:
+        """All that its outcome depends on: not where it is trained, nor by how many processes."""
+        tree = self.model_dump(mode="json", exclude={"processes": True, "deepspeed": {"hostfile"}})
+        tree["deepspeed"]["launcher"] = []
+        return tree
+
     @model_validator(mode="after")
     def _stages_differ(self) -> Self:
         names = [stage.name for stage in self.stages]

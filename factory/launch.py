@@ -127,7 +127,8 @@ def _read_hosts(path: Path) -> dict[str, int]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         told = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ManifestError("student.deepspeed.hostfile", str(path), f"{told}: mend it") from None
+        place, remedy = "student.deepspeed.hostfile", f"cannot be read: {told}"
+        raise ManifestError(place, str(path), remedy) from None
     hosts: dict[str, int] = {}
     for place, line, name, slots in _hosts_of(path, lines):
         if name in hosts:

@@ -283,8 +283,7 @@ def judge_key(plan: Plan, run: RunDirectory) -> str:
 def train_key(plan: Plan, run: RunDirectory) -> str:
     """Key of the student: its section, the gold, the selected targets and their distributions."""
     manifest = plan.manifest
-    where: Any = {"processes": True, "tensorboard": True, "deepspeed": {"hostfile"}}
-    student = manifest.student.model_dump(mode="json", exclude=where) if manifest.student else {}
+    student = manifest.student.essence() if manifest.student else {}
     targets = run.step("judge").get("verdicts_digest")
     generated = run.step("generate").get("key")
     told = [run.step("score").get("key")] if "score" in plan.steps() else []

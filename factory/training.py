@@ -353,6 +353,13 @@ class Student(Section):
         None, description="what decodes them; default: auto", exclude_if=_is_default
     )
 
+    def essence(self) -> dict[str, Any]:
+        """All that its outcome depends on: not where it is trained, watched, or by how many."""
+        where: Any = {"processes": True, "tensorboard": True, "deepspeed": {"hostfile"}}
+        tree = self.model_dump(mode="json", exclude=where)
+        tree["deepspeed"]["launcher"] = []
+        return tree
+
     @model_validator(mode="after")
     def _stages_differ(self) -> Self:
         names = [stage.name for stage in self.stages]

@@ -98,10 +98,8 @@ def plan(run: RunDirectory, manifest: Manifest) -> Iterator[PlannedStage]:
     init = InitRecord.read(run.path("student", INIT))
     if init is None:
         raise RunError(run.root, None, "the student is not prepared: run seqkd train")
-    told = student.model_dump(mode="json", exclude={"stages", "init", "tensorboard"})
-    common = told | {"processes": 1}
-    common["deepspeed"] = common["deepspeed"] | {"launcher": []}
-    common["deepspeed"].pop("hostfile", None)  # where it is trained is no part of what it is
+    common = {k: v for k, v in student.essence().items() if k not in ("stages", "init")}
+    common["processes"] = 1  # as a stage of one process always had it
     start, key = run.path("student", INIT), init.key
     for stage in student.stages:
         folder = run.path("student", stage.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mistakes import REMOVED, STAGE, STAGES, Edits
 
 TRAINED = {"train": {"vocab_size": 300}}
+DEEPSPEED = "student.deepspeed"
 
 STAGINGS: dict[str, tuple[Edits, str, list[str]]] = {
     "two lengths of a stage": (
@@ -129,5 +130,45 @@ STAGINGS: dict[str, tuple[Edits, str, list[str]]] = {
         },
         "student.stages.gold.objective: 'tvd':",
         ["needs the distributions of a teacher: name one, or use ce alone"],
+    ),
+    "a batch size for DeepSpeed": (
+        {DEEPSPEED: {"config": {"train_batch_size": 8}}},
+        "manifest.yaml student.deepspeed.config:",
+        ["train_batch_size: a stage's batch_tokens and micro_batch_tokens decide it: remove it"],
+    ),
+    "a ZeRO stage in two places": (
+        {DEEPSPEED: {"config": {"zero_optimization": {"stage": 2}}}},
+        "manifest.yaml student.deepspeed.config:",
+        ["zero_optimization.stage: student.deepspeed.zero_stage decides it: remove it"],
+    ),
+    "an optimiser for DeepSpeed": (
+        {DEEPSPEED: {"config": {"optimizer": {"type": "Lamb"}}}},
+        "manifest.yaml student.deepspeed.config:",
+        ["optimizer: a stage's learning_rate, weight_decay, betas and epsilon decide it"],
+    ),
+    "a section of DeepSpeed's that is none": (
+        {DEEPSPEED: {"config": {"zero_optimization": 3}}},
+        "manifest.yaml student.deepspeed.config:",
+        ["zero_optimization: is a section: give its keys"],
+    ),
+    "parameters off a ZeRO stage that holds them whole": (
+        {DEEPSPEED: {"offload": "parameters", "zero_stage": 2}},
+        "manifest.yaml student.deepspeed:",
+        ["offload: parameters needs zero_stage 3, and it is 2"],
+    ),
+    "an optimiser off the stage that has none": (
+        {DEEPSPEED: {"offload": "optimizer", "zero_stage": 0}},
+        "manifest.yaml student.deepspeed:",
+        ["offload: optimizer needs a zero_stage of 1 or more, and it is 0"],
+    ),
+    "a hostfile that is not there": (
+        {DEEPSPEED: {"hostfile": "hosts"}},
+        "student.deepspeed.hostfile: '{cwd}/hosts':",
+        ["cannot be read: No such file or directory"],
+    ),
+    "a decay of one": (
+        {STAGES: [STAGE | {"betas": [0.9, 1.0]}]},
+        "manifest.yaml student.stages.0.betas.1: 1.0:",
+        ["less than 1"],
     ),
 }

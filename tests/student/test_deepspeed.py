@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from factory.errors import ManifestError, RunError, StepFailed
+from factory.files import write_json
 from factory.training import Stage, Student
 from student.alarm import Alarm
 from student.checkpoints import Checkpoints
@@ -179,6 +180,7 @@ def test_gradients_that_are_not_finite_stop_the_stage(
     one = student(dtype=dtype, deepspeed={"zero_stage": zero_stage})
     model, [(inputs, _), *_] = problem()
     engine, _ = begin(model, one.stages[0], one, universal=False)
+    write_json(tmp_path / "newest.json", {"key": "key", "tag": "step-3"})
     alarm = Alarm("gold", [], Checkpoints(tmp_path, "key", one))  # type: ignore[arg-type]
     alarm.begin(1)
     for power in (2.0, 0.5):
@@ -193,6 +195,5 @@ def test_gradients_that_are_not_finite_stop_the_stage(
         alarm.check_gradients(engine)
     assert str(stopped.value).startswith("stage gold, step 1: the ")
     assert "not finite, though the loss" in str(stopped.value)
-    assert str(stopped.value).endswith(
-        "; there is no checkpoint yet: lower learning_rate or clip, run again"
-    )
+    good = f"the last good checkpoint is {tmp_path}/step-3"
+    assert str(stopped.value).endswith(f"; {good}: lower learning_rate or clip, run again")

@@ -49,6 +49,7 @@ class TrainLog:
         self._rows: list[Row] = []
         self._taken_up: list[tuple[float, Path]] = []
         self._written = clock()
+        self._began = (clock(), 0)
 
     def begin(self, position: Position) -> None:
         """Take up what a killed process logged, as far as the checkpoint that goes on.
@@ -58,6 +59,7 @@ class TrainLog:
         """
         if not self._keeps:
             return
+        self._began = (self._clock(), position.step)
         self._cut(position.step)
         self._tell(position)
         counted = {self._run.path(file["path"]) for file in self._files}
@@ -175,9 +177,14 @@ class TrainLog:
             "scores": position.scores,
             "scored_steps": position.steps,
             "scored_epochs": position.epochs,
-            "seconds": round(position.seconds, 3),
+            "seconds_per_step": self._pace(position.step),
         }
         write_json(self._record, self._facts | scored | {"files": self._files})
+
+    def _pace(self, step: int) -> float | None:
+        """Seconds a step of this process, all between the steps counted too."""
+        began, before = self._began
+        return round((self._clock() - began) / (step - before), 4) if step > before else None
 
     def _tidy(self) -> None:
         """Remove parts that were taken up so long ago that nobody reads them any more."""

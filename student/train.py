@@ -66,6 +66,7 @@ def _train_stage(
         watching(log, advance, board if first else None) as watch,
     ):
         position = trainer.train(watch)
+        watch.ended()
     trainer.keep_best(position)
     record = _record(run, planned, position, log.finish(position))
     record["planned_steps"] = steps

@@ -68,6 +68,11 @@ class Watch:
         self.write()
         self._advance(0, "saving the state")
 
+    def ended(self) -> None:
+        """The stage has come to its end."""
+        assert self._position is not None
+        self._advance(0, _best(self._position))
+
     def write(self, hold: int = 0) -> None:
         """Write all steps so far but the last `hold`."""
         if self._position is None:
@@ -81,6 +86,13 @@ class Watch:
         self.write()
         if self._board:
             self._board.close()
+
+
+def _best(position: Position) -> str:
+    if not position.scores:
+        return "done"
+    best = position.best - 1
+    return f"chrF {position.scores[best]:.1f} at step {position.steps[best]:,}"
 
 
 @contextmanager

@@ -113,7 +113,7 @@ def begin_stage(run: RunDirectory, stage: str, log: Iterable[Row], **facts: Any)
     folder = run.path("student", stage)
     parts = {folder / "train_log" / f"{i}.parquet": rows[i : i + 2] for i in range(0, len(rows), 2)}
     files = [_part(run, p, "train_log", two, schemas.TRAIN_LOG) for p, two in parts.items()]
-    scored: Row = {"scores": [], "scored_steps": [], "scored_epochs": [], "seconds": 1.0}
+    scored: Row = {"scores": [], "scored_steps": [], "scored_epochs": [], "seconds_per_step": None}
     record = {"stage": stage, "key": "stage-key", "planned_steps": 600, "files": files}
     write_json(folder / "log.json", record | scored | facts)
 

@@ -133,8 +133,8 @@ def _checkpoint(run: RunDirectory, live: Facts) -> int:
 
 
 def _left(live: Facts, done: int) -> float | None:
-    steps = live["planned_steps"] - done
-    return round(live["seconds"] / done * steps, 1) if done else None
+    pace: float | None = live["seconds_per_step"]
+    return None if pace is None else round(pace * (live["planned_steps"] - done), 1)
 
 
 def _tell_done(stage: Facts) -> list[str]:

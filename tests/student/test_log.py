@@ -116,6 +116,22 @@ def test_a_score_belongs_to_the_step_that_waits_for_it(run: RunDirectory):
     assert record_of(run)["scores"] == [33.5]
 
 
+def test_the_pace_is_that_of_this_process_and_counts_what_lies_between_steps(run: RunDirectory):
+    clock, position = Clock(), Position("stage-key")
+    log = opened(run, position, clock)
+    assert record_of(run)["seconds_per_step"] is None
+    take(log, position, 4)
+    clock.now = 10.0
+    log.write(position)
+    assert record_of(run)["seconds_per_step"] == 2.5
+    clock.now = 1000.0
+    log = opened(run, position, clock)
+    take(log, position, 2)
+    clock.now = 1001.0
+    log.write(position)
+    assert record_of(run)["seconds_per_step"] == 0.5
+
+
 def test_parts_stay_few(run: RunDirectory):
     """A binary counter: each part has at least twice the rows of the next."""
     position = Position("stage-key")

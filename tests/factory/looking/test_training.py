@@ -42,7 +42,7 @@ def run(tmp_path: Path) -> RunDirectory:
         student={"init": {"model": "some/student"}, "stages": STAGES},
     )
     add_stage(made, "soft", STEPS, planned_steps=8, **SCORED)
-    begin_stage(made, "gold", STEPS, seconds=6.0, **SCORED)
+    begin_stage(made, "gold", STEPS, seconds_per_step=2.0, **SCORED)
     add_stage(made, "last", STEPS)
     newest = made.path("student", "gold", "checkpoints", "newest.json")
     write_json(newest, {"key": "stage-key", "tag": "step-2", "step": 2})

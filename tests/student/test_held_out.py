@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import sacrebleu
+import torch
 import torch.distributed as dist
+import torch.multiprocessing
 
 from factory.decoding import Generate
 from factory.engines import EngineOptions, Request, open_engine
@@ -146,3 +148,18 @@ def test_an_engine_that_cannot_validate_is_one_line(run, teacher, alone, tmp_pat
     validator = Validator(run, changed(run, student__validate_engine="ctranslate2"), tokenizer)
     with pytest.raises(EngineError, match=r"student.validate_engine: 'ctranslate2': cannot valid"):
         validator.score(tmp_path)
+
+
+def _score(rank: int, root: str, model: str, told: str) -> None:
+    """Note what one process of two says."""
+    dist.init_process_group("gloo", init_method=f"file://{told}/store", rank=rank, world_size=2)
+    run = RunDirectory(Path(root))
+    validator = Validator(run, run.manifest(), load_tokenizer(model))
+    Path(told, str(rank)).write_text(str(validator.score(Path(model))), "utf-8")
+    dist.destroy_process_group()
+
+
+def test_two_processes_share_the_sources_and_agree_on_the_score(run, teacher, alone, tmp_path):
+    whole = Validator(run, run.manifest(), load_tokenizer(str(teacher))).score(teacher)
+    torch.multiprocessing.spawn(_score, (str(run.root), str(teacher), str(tmp_path)), nprocs=2)
+    assert [float((tmp_path / str(rank)).read_text("utf-8")) for rank in (0, 1)] == [whole] * 2

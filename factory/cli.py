@@ -16,6 +16,7 @@ COMMANDS = (
     *(starting.init, starting.check, starting.schema),
     *(making.run, making.generate, making.score, making.judge, making.train, making.evaluate),
     *(making.card, showing.report, exchanging.import_, exchanging.export),
+    exchanging.deliver,
     *(looking.sql, looking.inspect, looking.compare, looking.diff),
     *(looking.status, looking.verify, starting.doctor),
 )

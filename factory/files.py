@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,25 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder beside `path`; on success it takes the name, and what had it is gone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside, before = (path.with_name(f"{path.name}.{os.getpid()}.{n}.tmp") for n in ("new", "old"))
+    aside.mkdir()
+    try:
+        yield aside
+        for inner in (*aside.rglob("*"), aside):
+            _sync(inner)
+        if path.exists():
+            os.replace(path, before)
+        os.replace(aside, path)
+        _sync(path.parent)
+        shutil.rmtree(before, ignore_errors=True)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -35,14 +35,19 @@ class Figure:
         place = self.columns.index(column)
         return sum(row[place] or 0 for row in self.rows)
 
-    def __str__(self) -> str:
-        """The table in Markdown and its query, collapsed; columns without any value left out."""
+    @property
+    def table(self) -> str:
+        """The table in Markdown; columns without any value are left out."""
         kept = [i for i in range(len(self.columns)) if any(r[i] is not None for r in self.rows)]
         heads = [self.columns[i].replace("_", " ") for i in kept]
         rows = [[shown(row[i]) for i in kept] for row in self.rows]
+        return table(heads, rows, [self.words[i] for i in kept])
+
+    def __str__(self) -> str:
+        """The table, and its query, collapsed."""
         query = f'```sh\nseqkd sql RUN "{self.sql}"\n```'
         beneath = f"<details><summary>the query that gives this</summary>\n\n{query}\n\n</details>"
-        return f"{table(heads, rows, [self.words[i] for i in kept])}\n{beneath}\n"
+        return f"{self.table}\n{beneath}\n"
 
 
 def shown(value: Any) -> Any:

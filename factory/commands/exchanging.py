@@ -28,6 +28,32 @@ def export(
     answer(done, as_json, lambda: typer.echo(f"{done['rows']:,} pseudolabels: {done['output']}"))
 
 
+def deliver(
+    directory: Run,
+    output: Annotated[Path, typer.Argument(help="the folder to write; not there yet, or empty")],
+    stage: Annotated[str | None, typer.Option(help="default: the last that is done")] = None,
+    format_: Annotated[str, typer.Option("--format", help="hf or ctranslate2")] = "hf",
+    dtype: Annotated[
+        str | None, typer.Option(help="of hf: float32, bfloat16, float16; default: as trained")
+    ] = None,
+    quantization: Annotated[
+        str | None, typer.Option(help="of ctranslate2: float32, float16, int8 and others")
+    ] = None,
+    force: Annotated[bool, typer.Option(help="replace what was delivered there before")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the trained student as a folder to load elsewhere, with its card, and check it.
+
+    Example: seqkd deliver runs/demo/student my-student
+    """
+    from factory.delivery import Order, deliver
+    from factory.looking.console import print_pairs
+
+    order = Order(format_, stage, dtype, quantization)
+    facts = deliver(existing(directory), output, order, force)
+    answer(facts, as_json, lambda: print_pairs(f"{output}: delivered", facts))
+
+
 def import_(
     target: Target,
     file: Annotated[str, typer.Argument(help="JSONL, plain, .gz or .zst, or Parquet")],

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +27,7 @@ RECORD = "record.json"
 VOCABULARIES = ("vocabulary.json", "shared_vocabulary.json")
 # The converter drops Marian's last embedding, which is never produced, if it has this name.
 PAD = "<pad>"
+NAMING = ("bos_token", "eos_token", "unk_token", "decoder_start_token")  # keys of its config.json
 PROBE_TOKENS = 24
 REFUSALS = (OSError, ValueError, KeyError, AttributeError, NotImplementedError, RuntimeError)
 
@@ -88,6 +89,19 @@ def converted(converter: Any, version: str, facts: ModelFacts, kind: str, cache:
             _sync(building)
             os.replace(building, folder)
     return _read(folder)
+
+
+def rename_tokens(folder: Path, tokens: Sequence[str]) -> None:
+    """Have a converted model, read by its `Converted`, name token i `tokens[i]` from now on.
+
+    A tokenizer's own names are what people who use CTranslate2 hand it.
+    """
+    path = next(folder / name for name in VOCABULARIES if (folder / name).is_file())
+    old, config = read_json(path), read_json(folder / "config.json")
+    new = dict(zip(old, tokens, strict=False))
+    named = {key: new.get(config[key], config[key]) for key in NAMING if key in config}
+    write_json(path, [new[name] for name in old])
+    write_json(folder / "config.json", config | named)
 
 
 def _read(folder: Path) -> Converted:

@@ -283,6 +283,24 @@ class CTranslate2Engine:
             )
 
 
+def convert(model: str, kind: str, cache: Path) -> Converted:
+    """A model in a folder of `cache`, in CTranslate2's format, its weights stored as `kind`.
+
+    Raises:
+        EngineError: CTranslate2 is not installed, or cannot convert the model.
+    """
+    library = _library()
+    facts = model_facts(model, None, "teacher.model")
+    return _converted(library, facts, Settings(kind), cache)
+
+
+def open_folder(folder: Path, encoder_decoder: bool) -> Any:
+    """CTranslate2's own Translator or Generator, computing with weights as they are stored."""
+    library = _library()
+    kind = library.Translator if encoder_decoder else library.Generator
+    return kind(str(folder), device=_device(library))
+
+
 def _library() -> Any:
     try:
         import ctranslate2

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +10,7 @@ import pyarrow.parquet as pq
 
 from factory.cards.card import render
 from factory.errors import QueryError, RunError, nearest
-from factory.files import replacing, shipped, write_text
+from factory.files import replacing, replacing_folder, shipped, write_text
 from factory.query.catalog import Connection, connect, quoted
 from factory.records import RunDirectory
 from factory.shards import SIGNATURE
@@ -147,27 +143,11 @@ def _signature(run: RunDirectory) -> str:
 
 
 def _write_folder(run: RunDirectory, database: Connection, path: Path) -> None:
-    with _replacing_folder(path) as folder:
+    with replacing_folder(path) as folder:
         (folder / DATA).parent.mkdir()
         with replacing(folder / DATA) as temporary:
             _copy(run, database, temporary, "parquet")
         write_text(folder / CARD, render(run, "export.md.j2", {"configs": CONFIGS}))
-
-
-@contextmanager
-def _replacing_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder beside `path`; on success it takes the name, and what had it is gone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside, before = (path.with_name(f"{path.name}.{os.getpid()}.{n}.tmp") for n in ("new", "old"))
-    aside.mkdir()
-    try:
-        yield aside
-        if path.exists():
-            os.replace(path, before)
-        os.replace(aside, path)
-        shutil.rmtree(before, ignore_errors=True)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _sql(name: str) -> str:

@@ -21,7 +21,7 @@ from factory.training import Stage, Student
 from student.schedule import parameter_groups
 from student.settings import settings_of
 
-PLACE = "student.deepspeed.config"
+PLACE, NO_SUCH = "student.deepspeed.config", "DeepSpeed has no such setting"
 
 
 def join_processes(processes: int) -> None:
@@ -81,7 +81,7 @@ def check_settings(student: Student) -> None:
         except (AssertionError, DeepSpeedConfigError, TypeError, ValueError) as error:
             raise ManifestError(PLACE, given, f"DeepSpeed says: {error}") from None
         if unknown := sorted(given.keys() - settings.keys_asked):
-            remedy = f"DeepSpeed has no such setting: {nearest(unknown[0], settings.keys_asked)}"
+            remedy = f"{NO_SUCH}: {nearest(unknown[0], settings.keys_asked)}"
             raise ManifestError(f"{PLACE}.{unknown[0]}", None, remedy)
 
 
@@ -90,11 +90,10 @@ def _refused(given: dict[str, Any], detail: Any) -> ManifestError:
     key = str(detail["loc"][0]) if detail["loc"] else ""
     holders = [name for name, part in given.items() if isinstance(part, dict) and key in part]
     place = ".".join([PLACE, *holders[:1], *map(str, detail["loc"])])
-    unknown = detail["type"] == "extra_forbidden"
-    told = "DeepSpeed has no such setting: remove it" if unknown else detail["msg"]
-    return ManifestError(
-        place, detail["input"], told[0].lower() + told[1:] if not unknown else told
-    )
+    if detail["type"] == "extra_forbidden":
+        return ManifestError(place, detail["input"], f"{NO_SUCH}: remove it")
+    message = str(detail["msg"])
+    return ManifestError(place, detail["input"], message[0].lower() + message[1:])
 
 
 def begin(model: Any, stage: Stage, student: Student, universal: bool) -> tuple[Any, Any]:

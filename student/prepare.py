@@ -24,7 +24,6 @@ from student.chunks import ChunkedHead
 from student.copying import copied_parameters
 from student.course import check_course
 from student.dataset import StageRows, Text, prepare
-from student.engine import check_settings
 from student.entry import run_process
 from student.initialise import Initialised, count_parameters, initialise, load, save
 from student.packing import check_packing
@@ -48,7 +47,10 @@ def prepare_run(run: RunDirectory, _: str) -> None:
     """
     manifest = run.manifest()
     student = student_of(manifest)
-    check_settings(student)
+    if student.deepspeed.config:
+        from student.engine import check_settings  # DeepSpeed takes a while to import
+
+        check_settings(student)
     folder = run.path("student", INIT)
     init = _start(run, manifest, folder)
     if student.packing:

@@ -7,7 +7,6 @@ import io
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +28,20 @@ from factory.files import file_digest, read_json, write_json
 from factory.manifest import Manifest
 from factory.prompting.tokenizing import load_tokenizer
 from factory.records import RunDirectory
-from factory.workers import module_command
+from student.decode import decode_system
 from student.delivery import Asked, Delivery, deliver
+from student.evaluate import evaluate
 from student.generation import generation_config
 from student.likeness import Decoded, Likeness, _parting
 from student.plan import plan
+from student.prepare import prepare_run
 from tests.models import manifest_tree
 from tests.runs import add_samples, make_run
 from tests.student.tiny import (
     TEMPLATE,
-    environment,
     launch,
     pairs,
     save_teacher,
-    start_prepare,
     student_run,
 )
 
@@ -68,8 +67,8 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
         license="cc-by-4.0",
     )
     train(made)
-    command = module_command("student.evaluate", made, "evaluate-key")
-    subprocess.run(command, env=environment(), check=True, capture_output=True, timeout=240)
+    decode_system(made, "student")
+    evaluate(made, "evaluate-key")
     return made
 
 
@@ -97,8 +96,9 @@ def seq2seq(tmp_path_factory: pytest.TempPathFactory, tiny_t5: Path) -> RunDirec
 
 
 def train(run: RunDirectory) -> None:
-    for done in (start_prepare(run), launch(run)):
-        assert done.returncode == 0, done.stdout + done.stderr
+    prepare_run(run, "train-key")
+    done = launch(run)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def copy(run: RunDirectory, folder: Path) -> RunDirectory:

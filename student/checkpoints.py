@@ -114,10 +114,12 @@ class Checkpoints:
 
     def _name_newest(self, tag: str, position: Position) -> None:
         write_json(self.folder / "newest.json", self._newest)
-        kept = {tag, self.model(position.best).name}
+        kept = {"newest.json", tag, self.model(position.best).name}
         for other in self.folder.iterdir():
             if other.is_dir() and other.name not in kept:
                 shutil.rmtree(other)
+            elif other.name not in kept:  # scripts that DeepSpeed lays beside a universal state
+                other.unlink()
 
     def _check(self, state: Path) -> None:
         """Read every file of a state; what the first process finds, all of them tell."""

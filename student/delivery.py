@@ -29,6 +29,7 @@ from factory.shards import check_file
 from student.entry import run_process
 from student.evidence import Evidence
 from student.generation import generation_config, listed
+from student.held_out import of_tokenizer
 from student.likeness import (
     REMEDY,
     TIE,
@@ -101,7 +102,8 @@ class Delivery:
         self.folder = Path(asked.folder)
         self.tokenizer: PreTrainedTokenizerFast = load_tokenizer(str(planned.model))
         self.original = TransformersWriter(planned.model, self.tokenizer)
-        self.generate = manifest.generate.greedily()  # as held-out sources are decoded
+        search = manifest.evaluate.searched(manifest.generate)
+        self.generate = of_tokenizer(search, same=planned.init.same_tokenizer)
         first = self.generate.first_token
         self.first = None if first is None else first_token_id(self.tokenizer, first)
         model = self.original.model

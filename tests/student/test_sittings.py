@@ -17,7 +17,7 @@ from tests.student.test_training import copy
 from tests.student.tiny import environment, losses, save_teacher, start_prepare, student_run
 
 NAME = "pseudolabel"
-LIMIT = 2800  # seconds
+LIMIT = 280  # seconds
 STAGE: dict[str, Any] = {
     "name": NAME,
     "data": "pseudolabels",
@@ -110,8 +110,8 @@ def test_other_processes_go_on_with_a_killed_stage(done: Done):
     assert done.curve("changing") == pytest.approx(done.curve("one"), abs=1e-4)
     newest = read_json(done.checkpoints("changing") / "newest.json")
     assert newest["processes"] == 2
-    left = {path.name for path in done.checkpoints("changing").iterdir()}
-    assert left == {"newest.json", newest["tag"]}
+    states = [path.name for path in done.checkpoints("changing").iterdir() if path.is_dir()]
+    assert states == [newest["tag"]]
 
 
 def test_a_damaged_checkpoint_is_one_line(done: Done):

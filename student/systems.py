@@ -12,7 +12,6 @@ from factory.errors import ManifestError, RunError
 from factory.files import digest
 from factory.manifest import Manifest
 from factory.models import model_facts
-from factory.query.catalog import connect
 from factory.records import RunDirectory
 from student.held_out import of_tokenizer
 from student.plan import plan
@@ -114,10 +113,7 @@ def _chosen(
 
 def count_split(run: RunDirectory, split: str) -> int:
     """How many sources a split has."""
-    with connect(run) as connection:
-        query = "SELECT count(*) FROM samples WHERE split = ?"
-        [(count,)] = connection.execute(query, [split]).fetchall()
-    return int(count)
+    return int(run.step("samples")["rows"].get(split, 0))
 
 
 def _engine_options(manifest: Manifest, engine: str) -> dict[str, Any]:

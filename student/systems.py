@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pyarrow.dataset import dataset, field
+
 from factory.decoding import Generate
 from factory.engines import ABILITIES, EngineOptions
 from factory.engines.choice import Kind, choose
@@ -113,7 +115,8 @@ def _chosen(
 
 def count_split(run: RunDirectory, split: str) -> int:
     """How many sources a split has."""
-    return int(run.step("samples")["rows"].get(split, 0))
+    paths = [run.path(file["path"]) for file in run.files("samples")]
+    return int(dataset(paths).count_rows(filter=field("split") == split))
 
 
 def _engine_options(manifest: Manifest, engine: str) -> dict[str, Any]:

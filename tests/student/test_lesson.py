@@ -12,7 +12,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
 
 from factory.files import read_json
-from factory.manifest import Manifest, Teacher
+from factory.manifest import Manifest
 from factory.prompting.tokenizing import load_tokenizer
 from factory.records import RunDirectory
 from student.batches import Batch
@@ -288,18 +288,3 @@ def test_hidden_states_may_be_all_there_is_to_learn(teacher: Path, tmp_path: Pat
     assert list(told) == ["hidden"]
     assert told["hidden"][-1] < 0.6 * told["hidden"][0]
     assert run.stage_records()[0]["hidden_layers"] == {"0": 1}
-
-
-@pytest.mark.slow
-def test_an_encoder_decoder_learns_its_decoders_states(teacher: Path, t5: Path, tmp_path: Path):
-    stage = STAGE | {"objective": {"ce": 0.5, "hidden": 1.0}}
-    student = {"init": {"from_teacher": {"layers": 2}}, "stages": [stage], "dtype": "bfloat16"}
-    run = student_run(tmp_path / "run", teacher, student)
-    own = Teacher(model=str(t5), engine="transformers")
-    run.adopt(run.manifest().model_copy(update={"teacher": own}))
-    done = start_prepare(run)
-    assert done.returncode == 0, done.stderr
-    told = curves(launched(run))
-    assert list(told) == ["ce", "hidden"]
-    assert all(values[-1] < values[0] for values in told.values())
-    assert run.stage_records()[0]["hidden_layers"] == {"0": 0, "1": 2}

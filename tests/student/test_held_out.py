@@ -34,6 +34,10 @@ STUDENT = {"init": {"from_teacher": {"layers": 1}}, "stages": [{"name": "gold", 
 SAMPLES = "SELECT sample_id, source, gold, meta, prompt_ids FROM samples WHERE split = '{}'"
 
 
+def unheard(done: int, total: int) -> None:
+    """Nobody watches."""
+
+
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_teacher(tmp_path_factory.mktemp("held-out") / "teacher")
@@ -125,7 +129,7 @@ def test_validation_forces_the_first_token(forced, run, teacher, alone):
     manifest = changed(run, **edits)
     requests = HeldOut(run, manifest, tokenizer).requests(rows_of(run, "validation"))
     wanted = expected(run, teacher, requests, first_token=forced)
-    assert Validator(run, manifest, tokenizer).score(teacher) == wanted
+    assert Validator(run, manifest, tokenizer).score(teacher, unheard) == wanted
     free = expected(run, teacher, requests)
     assert (wanted == free) == (forced is None)
 
@@ -138,7 +142,7 @@ def test_validation_is_decoded_by_the_engine_that_is_named(engine, run, teacher,
     assert plain.engine(teacher) == "transformers"  # four sources
     validator = Validator(run, changed(run, student__validate_engine=engine), tokenizer)
     assert validator.engine(teacher) == engine
-    assert validator.score(teacher) == plain.score(teacher)
+    assert validator.score(teacher, unheard) == plain.score(teacher, unheard)
 
 
 def test_an_engine_that_cannot_validate_is_one_line(run, teacher, alone, tmp_path):
@@ -147,7 +151,7 @@ def test_an_engine_that_cannot_validate_is_one_line(run, teacher, alone, tmp_pat
     tokenizer = load_tokenizer(str(teacher))
     validator = Validator(run, changed(run, student__validate_engine="ctranslate2"), tokenizer)
     with pytest.raises(EngineError, match=r"student.validate_engine: 'ctranslate2': cannot valid"):
-        validator.score(tmp_path)
+        validator.score(tmp_path, unheard)
 
 
 def _score(rank: int, root: str, model: str, told: str) -> None:
@@ -155,11 +159,11 @@ def _score(rank: int, root: str, model: str, told: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{told}/store", rank=rank, world_size=2)
     run = RunDirectory(Path(root))
     validator = Validator(run, run.manifest(), load_tokenizer(model))
-    Path(told, str(rank)).write_text(str(validator.score(Path(model))), "utf-8")
+    Path(told, str(rank)).write_text(str(validator.score(Path(model), unheard)), "utf-8")
     dist.destroy_process_group()
 
 
 def test_two_processes_share_the_sources_and_agree_on_the_score(run, teacher, alone, tmp_path):
-    whole = Validator(run, run.manifest(), load_tokenizer(str(teacher))).score(teacher)
+    whole = Validator(run, run.manifest(), load_tokenizer(str(teacher))).score(teacher, unheard)
     torch.multiprocessing.spawn(_score, (str(run.root), str(teacher), str(tmp_path)), nprocs=2)
     assert [float((tmp_path / str(rank)).read_text("utf-8")) for rank in (0, 1)] == [whole] * 2

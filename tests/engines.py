@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
 from factory.decoding import Generate
 from factory.engines import Engine, EngineOptions, Request, Result, decode, open_engine
 
@@ -20,6 +22,12 @@ def opened_vllm(folder: Path, k: int = 0, *, logprobs: bool = True, **generate: 
     asked = EngineOptions(str(folder), k=k, generate=Generate(**generate), logprobs=logprobs)
     KEPT.append(open_engine("vllm", replace(asked, options=FEW_BLOCKS)))
     return KEPT[-1]
+
+
+def one_world() -> None:
+    """A process group of this process alone, where there is none; never ended: see `KEPT`."""
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 
 
 def results(engine: Engine, requests: Iterable[Request], window: int = 8) -> dict[str, Result]:

@@ -158,6 +158,12 @@ def test_files_are_short(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= FILE_LINES
 
 
+def test_files_of_tests_have_names_of_their_own():
+    """pytest collects the first of two alike, and fails on the second."""
+    names = [path.name for path in ROOT.glob("tests/**/test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_functions_are_short():
     lengths = [(lines_of_code(node), relative(path), node.name) for path, node in functions()]
     assert [entry for entry in lengths if entry[0] > FUNCTION_LINES] == []

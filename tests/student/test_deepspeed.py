@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from factory.errors import ManifestError, RunError, StepFailed
 from factory.files import write_json
@@ -17,6 +16,7 @@ from student.alarm import Alarm
 from student.checkpoints import Checkpoints
 from student.engine import begin, check_settings, join_processes
 from student.settings import settings_of
+from tests.engines import one_world
 from tests.student.tiny import free_port
 
 STAGE: dict[str, Any] = {"name": "gold", "data": "gold", "clip": 0.5}
@@ -110,9 +110,9 @@ def group() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (alone | place).items():
             patch.setenv(name, value)
+        one_world()
         join_processes(1)
         yield
-        dist.destroy_process_group()
 
 
 def test_another_number_of_processes_than_the_manifest_says(group: None):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from student.held_out import HeldOut, of_tokenizer
 from student.rows import Wanted
 from student.tokenizers import train_tokenizer
 from student.validation import Validator
-from tests.engines import results
+from tests.engines import one_world, results
 from tests.student.tiny import TEMPLATE, pairs, save_teacher, student_run
 
 STUDENT = {"init": {"from_teacher": {"layers": 1}}, "stages": [{"name": "gold", "data": "gold"}]}
@@ -49,12 +48,9 @@ def run(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> RunDirectory
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def alone() -> None:
     """A process group of this process."""
-    store = tmp_path_factory.mktemp("group") / "store"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
+    one_world()
 
 
 def rows_of(run: RunDirectory, split: str) -> Any:

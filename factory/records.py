@@ -158,6 +158,9 @@ class RunDirectory:
                 return [*logged, live]
         return logged
 
+    def relist(self) -> None:
+        """Look anew at what is recorded, from now on."""
+
     def files(self, table: str) -> list[FileRecord]:
         """The files that hold a table (`samples`, `candidates`, `logits`, …), as recorded."""
         if table in ("candidates", "logits"):
@@ -204,6 +207,10 @@ class StillRun(RunDirectory):
     def __init__(self, run: RunDirectory) -> None:
         super().__init__(run.root)
         self._files: dict[str, list[FileRecord]] = {}
+
+    def relist(self) -> None:
+        """Ask once more."""
+        self._files.clear()
 
     def files(self, table: str) -> list[FileRecord]:
         """The files that hold a table, as recorded when they were asked for first."""

@@ -86,6 +86,15 @@ def connect(run: RunDirectory, other: RunDirectory | None = None) -> Connection:
         DamagedFile: a recorded file is missing.
         RunError: a recorded file lies outside the run.
     """
+    try:
+        return _opened(run, other)
+    except (DamagedFile, duckdb.IOException):  # a stage may have ended, and its log be one file now
+        for asked in filter(None, (run, other)):
+            asked.relist()
+        return _opened(run, other)
+
+
+def _opened(run: RunDirectory, other: RunDirectory | None) -> Connection:
     connection = duckdb.connect(config={"python_enable_replacements": False})
     connection.execute(f"SET memory_limit = '{_memory()}B'")
     connection.execute(f"SET temp_directory = {quoted(_spill(run))}")

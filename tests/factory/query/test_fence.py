@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -215,24 +216,44 @@ def test_the_command_tells_it_and_leaves_nothing(run, tmp_path, monkeypatch, cap
     assert not [path for path in Path(run.root).iterdir() if path.name.startswith(".")]
 
 
+STUDENT = {"init": {"model": "s"}, "stages": [{"name": "gold", "data": "gold"}]}
+LOGGED = [
+    {"step": i, "stage_step": i, "loss": 1.0, "tokens": 1, "tokens_per_second": 1.0}
+    for i in range(1, 6)
+]
+
+
 def test_a_log_that_grows_while_it_is_asked_for_is_read_as_it_stood(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """The views are made of the parts that the fence lets through, whatever is written between."""
-    student = {"init": {"model": "s"}, "stages": [{"name": "gold", "data": "gold"}]}
-    run = make_run(tmp_path / "run", student=student)
-    rows = [
-        {"step": i, "stage_step": i, "loss": 1.0, "tokens": 1, "tokens_per_second": 1.0}
-        for i in range(1, 6)
-    ]
-    begin_stage(run, "gold", rows[:2])
+    run = make_run(tmp_path / "run", student=STUDENT)
+    begin_stage(run, "gold", LOGGED[:2])
 
     def connect(*runs: RunDirectory | None) -> catalog.Connection:
         connection = catalog.connect(*runs)  # type: ignore[arg-type]
         record = read_json(run.path("student", "gold", "log.json"))
-        begin_stage(run, "gold", rows)
+        begin_stage(run, "gold", LOGGED)
         write_json(run.path("student", "gold", "log.json"), record | {"files": record["files"][1:]})
         return connection
 
     monkeypatch.setattr(fence, "connect", connect)
     assert fence.select(run, "SELECT count(*) FROM train_log").fetchall() == [(2,)]
+
+
+def test_parts_that_go_while_a_stage_ends_are_looked_for_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = make_run(tmp_path / "run", student=STUDENT)
+    begin_stage(run, "gold", LOGGED)
+    real, asked = RunDirectory.logged_stages, []
+
+    def gone_at_first(self: RunDirectory) -> list[dict[str, Any]]:
+        asked.append(self)
+        [stage] = real(self)
+        gone = {"table": "train_log", "path": "student/gold/train_log/gone.parquet"}
+        return [stage | {"files": [gone]}] if len(asked) == 1 else [stage]
+
+    monkeypatch.setattr(RunDirectory, "logged_stages", gone_at_first)
+    assert fence.select(run, "SELECT count(*) FROM train_log").fetchall() == [(5,)]
+    assert len(asked) > 1

@@ -191,21 +191,28 @@ def _ours(
     import torch.distributed as dist
 
     from factory.records import RunDirectory
+    from student.engine import join_processes
     from student.log import TrainLog
-    from student.trainer import StageTrainer, join_processes
+    from student.trainer import StageTrainer
+    from student.watch import Watch
 
     if not dist.is_initialized():
         _alone()
-        join_processes()
+        join_processes(1)
     run = RunDirectory(Path(options.folder))
     manifest, planned = _plan(run, options, variant, len(rows))
     shutil.rmtree(planned.folder / "checkpoints", ignore_errors=True)
     trainer = StageTrainer(run, manifest, planned)
-    ticks: list[float] = []
-    log = TrainLog(run, planned.folder / "log.parquet", "stage", 0, keeps=False)
-    position = trainer.train(log, lambda *_, **__: ticks.append(clock()))
+    began, ticks = clock(), []
+
+    def advance(done: int, _: str = "", **__: Any) -> None:
+        if done:
+            ticks.append(clock())
+
+    log = TrainLog(run, planned.folder, {"stage": "stage"}, keeps=False)
+    position = trainer.train(Watch(log, advance))
     trainer.head.predicts = None
-    return trainer.engine.module, ticks[-1] - ticks[0], position.target_tokens
+    return trainer.engine.module, ticks[-1] - began, position.target_tokens
 
 
 def _alone() -> None:

@@ -232,7 +232,7 @@ def _plan(run: Any, options: argparse.Namespace, variant: str, rows: int) -> tup
     from student.plan import InitRecord, PlannedStage
 
     stage = {"name": "stage", "data": "gold", "learning_rate": RATE, "warmup": 0}
-    stage |= {"batch_tokens": options.batch_tokens}
+    stage |= {"schedule": "constant", "batch_tokens": options.batch_tokens}
     start = run.path("start")
     student: dict[str, Any] = {"init": {"model": str(start)}, "stages": [stage]}
     student |= dict.fromkeys(variant.split(), True)
@@ -299,6 +299,7 @@ def _peer(options: argparse.Namespace, variant: str, rows: list[Any]) -> dict[st
         "per_device_train_batch_size": round(options.batch_tokens / mean),
         "num_train_epochs": 1,
         "learning_rate": RATE,
+        "lr_scheduler_type": "constant",  # ours ends at its final rate, theirs a step before it
         "weight_decay": 0.01,
         "save_strategy": "no",
         "report_to": "none",

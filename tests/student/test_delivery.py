@@ -189,7 +189,8 @@ def test_the_code_of_the_card_runs_and_writes_what_was_evaluated(
 def test_the_card_is_what_hubs_read_and_tells_where_the_model_comes_from(folder: Path):
     card = ModelCard.load(folder / "README.md")
     assert (card.data.language, card.data.license) == (["en", "fr"], "cc-by-4.0")
-    assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "translation")
+    told = card.data.to_dict()
+    assert [told["library_name"], told["pipeline_tag"]] == ["transformers", "translation"]
     results = {result.metric_type: result for result in card.data.eval_results}
     assert set(results) == {"bleu", "chrf"}
     assert "tok:13a" in results["bleu"].metric_args["signature"]
